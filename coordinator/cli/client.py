@@ -1,0 +1,71 @@
+"""The job service as the commands use it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from grpclib.client import Channel
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from headrace import v1
+from headrace.channel import open_channel
+from headrace.errors import HeadraceError
+from headrace.limits import CALL_TIMEOUT_S
+from headrace.refusals import faults_from_text
+
+SUBMIT_TIMEOUT_S = 600.0
+"""Planning reads the footers of all files before it answers."""
+
+Unreachable = (OSError, StreamTerminatedError, TimeoutError)
+
+
+class Rejected(HeadraceError):
+    """The coordinator understood and said no."""
+
+
+class NotFound(Rejected):
+    """No job of that name."""
+
+
+@asynccontextmanager
+async def job_service(address: str, token: str | None = None) -> AsyncIterator[v1.JobServiceStub]:
+    """A stub on a channel that is closed after the block; statuses become `BadJob`, `NotFound` or `Rejected`."""
+    channel: Channel = open_channel(address, token)
+    try:
+        yield v1.JobServiceStub(channel, timeout=CALL_TIMEOUT_S)
+    except GRPCError as error:
+        raise as_error(error) from error
+    finally:
+        channel.close()
+
+
+def as_error(error: GRPCError) -> HeadraceError:
+    """What a status means to a user."""
+    message = str(error.message or error.status.name)
+    if error.status is Status.INVALID_ARGUMENT and (bad := faults_from_text(message)):
+        return bad
+    return NotFound(message) if error.status is Status.NOT_FOUND else Rejected(message)
+
+
+async def follow(address: str, token: str | None, name: str) -> AsyncIterator[v1.Job]:
+    """Statuses of a job up to its terminal one, through losses and restarts of the coordinator.
+
+    The caller bounds how long it may be away.
+    """
+    while True:
+        channel = open_channel(address, token)
+        try:
+            stub = v1.JobServiceStub(channel)  # a stream has no deadline of its own: it ends with the job
+            async for job in stub.watch(v1.JobRequest(name=name)):
+                yield job
+                if job.phase in ("Succeeded", "Failed"):
+                    return
+        except Unreachable:
+            pass
+        except GRPCError as error:
+            if error.status is not Status.UNAVAILABLE:
+                raise as_error(error) from error
+        finally:
+            channel.close()
+        await asyncio.sleep(0.1)

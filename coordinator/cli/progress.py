@@ -1,0 +1,75 @@
+"""How far a job is, while it runs: a bar on a terminal, else a plain line every few seconds."""
+
+import sys
+import time
+from typing import Any, TextIO
+
+from coordinator.cli.words import duration, eta
+from headrace import v1
+
+PLAIN_INTERVAL_S = 5.0
+
+
+class Progress:
+    """Shows statuses as they come; rows committed and rows on their way both count as progress of the bar."""
+
+    def __init__(self, out: TextIO = sys.stderr, quiet: bool = False) -> None:
+        self._out = out
+        self._quiet = quiet
+        self._bar: Any = None  # a tqdm, imported only for a terminal
+        self._plain_at = float("-inf")
+
+    def show(self, job: v1.Job) -> None:
+        """Shows one status."""
+        if self._quiet:
+            return
+        if self._out.isatty():
+            self._show_bar(job)
+        elif time.monotonic() - self._plain_at >= PLAIN_INTERVAL_S:
+            self._plain_at = time.monotonic()
+            print(f"{job.name}: {line(job)}", file=self._out, flush=True)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show_bar(self, job: v1.Job) -> None:
+        from tqdm import tqdm
+
+        done, total = fraction(job)
+        if self._bar is None:
+            self._bar = tqdm(
+                total=total or None,
+                file=self._out,
+                unit="rows",
+                dynamic_ncols=True,
+                leave=False,
+                bar_format="{desc}{percentage:3.0f}%|{bar}| {postfix}",
+            )
+        self._bar.set_description_str(f"{job.name} ", refresh=False)
+        self._bar.total = max(total, done, 1)
+        self._bar.n = done
+        self._bar.set_postfix_str(line(job), refresh=False)
+        self._bar.refresh()
+
+
+def fraction(job: v1.Job) -> tuple[int, int]:
+    """Units done and to do: rows where their number is known, else bytes or files committed."""
+    if job.rows_total and not job.rows_estimated:
+        done = job.rows_out + job.rows_filtered + job.rows_rejected + job.rows_live
+        return min(done, job.rows_total), job.rows_total
+    return job.units_committed, job.units_total
+
+
+def line(job: v1.Job) -> str:
+    """Rows, rows/s and the time to go in one line."""
+    done = job.rows_out + job.rows_filtered + job.rows_rejected + job.rows_live
+    total = f"/{'~' if job.rows_estimated else ''}{job.rows_total:,}" if job.rows_total else ""
+    parts = [f"{done:,}{total} rows", f"{job.rows_per_second:,.0f} rows/s"]
+    if job.phase == "Running":
+        parts.append(f"{eta(job.eta_low_s, job.eta_high_s)} to go")
+    parts.append(f"{duration(job.elapsed_s)} so far")
+    if job.rows_rejected:
+        parts.append(f"{job.rows_rejected:,} rejected")
+    return ", ".join(parts)

@@ -1,0 +1,99 @@
+"""Where `headrace run` keeps its ledgers and sockets: one private folder per job name.
+
+STATE/jobs/NAME/            mode 0700
+    run.lock                held by the `headrace run` that works on the job
+    coordinator.sock        present while one does
+    ledger*                 the coordinator's
+    logs/                   of the coordinator, the workers and what stages print
+"""
+
+import fcntl
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.errors import HeadraceError
+
+
+class AlreadyRunning(HeadraceError):
+    """Another `headrace run` works on the job."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """The state of one job on this machine."""
+
+    path: Path
+
+    @property
+    def socket(self) -> Path:
+        """The coordinator's socket."""
+        return self.path / "coordinator.sock"
+
+    @property
+    def address(self) -> str:
+        """The coordinator's address for clients."""
+        return f"unix:{self.socket}"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the logs."""
+        return self.path / "logs"
+
+    def create(self) -> None:
+        """Makes the folder, for this user only.
+
+        Raises:
+            HeadraceError: it can't be made, or belongs to somebody else.
+        """
+        try:
+            for folder in (self.path, self.logs):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = self.path.stat()
+            if found.st_uid != os.geteuid():
+                raise HeadraceError(f"The state folder {self.path} belongs to user {found.st_uid}; use --state.")
+            self.path.chmod(0o700)
+        except OSError as error:
+            raise HeadraceError(
+                f"The state folder {self.path} can't be made: {error.strerror}; use --state."
+            ) from error
+
+    def lock(self) -> int:
+        """Takes the job for this process's life; returns the lock's file descriptor.
+
+        Raises:
+            AlreadyRunning: another process has it.
+        """
+        descriptor = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(descriptor, 32).decode(errors="replace") or "unknown"
+            os.close(descriptor)
+            raise AlreadyRunning(
+                f"Job {self.path.name!r} is being run already, by process {holder}; "
+                f"`headrace status {self.path.name}` shows how far it is."
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        return descriptor
+
+
+def state_folder(given: Path | None, environ: Mapping[str, str]) -> Path:
+    """The state folder: `given`, or the user's XDG state folder."""
+    if given is not None:
+        return given.absolute()
+    root = environ.get("XDG_STATE_HOME")
+    return (Path(root) if root else Path.home() / ".local" / "state") / "headrace"
+
+
+def job_folder(state: Path, name: str) -> JobFolder:
+    """The folder of the job `name`."""
+    return JobFolder(state / "jobs" / name)
+
+
+def job_folders(state: Path) -> list[JobFolder]:
+    """All jobs that have a folder, by name."""
+    jobs = state / "jobs"
+    return [JobFolder(path) for path in sorted(jobs.iterdir()) if path.is_dir()] if jobs.is_dir() else []

@@ -1,0 +1,95 @@
+"""What `headrace run` says before and after: the plan, and what became of it."""
+
+import json
+from typing import Any
+
+import betterproto
+
+from coordinator.cli.words import duration, size
+from headrace import v1
+
+READERS = "reading and converting"
+WRITER = "writing"
+
+
+def plan_text(job: v1.Job) -> str:
+    """The plan in a few lines: files, rows if known, shards, stages, predictors."""
+    shards = job.shards_pending + job.shards_leased + job.shards_committed + job.shards_quarantined
+    rows = f"{job.rows_total:,} rows" if job.rows_total and not job.rows_estimated else "rows not known before reading"
+    plan: dict[str, Any] = json.loads(job.plan) if job.plan else {}
+    stages = " → ".join(
+        f"{stage['name']} ({stage['kind']}, {stage['batch_rows']:,} rows a batch)" for stage in plan.get("stages", ())
+    )
+    lines = [
+        f"Job {job.name}: {job.files:,} files, {size(job.bytes_total)}, {rows}, {shards:,} shards",
+        f"  stages  {stages}",
+        f"  output  {job.output}",
+    ]
+    if job.shards_committed:
+        lines.append(f"  going on: {job.shards_committed:,} shards are committed already")
+    return "\n".join(lines)
+
+
+def busy_shares(job: v1.Job) -> dict[str, float]:
+    """For each stage the share of its predictors' time that they were busy, and the same for reading and writing."""
+    shares = {stage.stage: stage.busy_s / stage.predictor_s if stage.predictor_s > 0 else 0.0 for stage in job.stages}
+    if job.elapsed_s > 0:
+        workers = max(1, job.workers)
+        shares[READERS] = min(1.0, job.read_busy_s / (2 * workers * job.elapsed_s))
+        shares[WRITER] = min(1.0, job.write_busy_s / (workers * job.elapsed_s))
+    return shares
+
+
+def bound_by(job: v1.Job) -> str:
+    """What was busiest: adding to anything else would not make the job faster."""
+    shares = busy_shares(job)
+    if not shares:
+        return ""
+    name = max(shares, key=lambda key: shares[key])
+    if shares[name] < 0.5:
+        return f"nothing for long: the busiest is {name} with {shares[name]:.0%}; starting up takes its part"
+    return f"{name}, busy {shares[name]:.0%} of the time"
+
+
+def summary_text(job: v1.Job, seconds: float) -> str:
+    """What became of the job, in a few lines."""
+    rows_in = job.rows_out + job.rows_filtered + job.rows_rejected
+    lines = [f"Job {job.name}: {job.phase} after {duration(seconds)}"]
+    lines += [
+        f"  {condition.reason}: {condition.message}"
+        for condition in job.conditions
+        if condition.status and condition.type in ("Failed", "Degraded")
+    ]
+    lines.append(
+        f"  rows    {rows_in:,} in = {job.rows_out:,} out + {job.rows_filtered:,} filtered + {job.rows_rejected:,} rejected"
+    )
+    lines.append(f"  rate    {rows_in / seconds:,.0f} rows/s over all")
+    shares = busy_shares(job)
+    for stage in job.stages:
+        lines.append(
+            f"  stage   {stage.stage}: busy {shares[stage.stage]:.0%}, {stage.rows_in:,} rows in {stage.batches:,} batches"
+            + (f", {stage.restarts} predictors replaced" if stage.restarts else "")
+        )
+    lines += [f"  {name}: busy {shares[name]:.0%}" for name in (READERS, WRITER) if name in shares]
+    if bound := bound_by(job):
+        lines.append(f"  bound   {bound}")
+    lines.append(f"  output  {job.output}")
+    return "\n".join(lines)
+
+
+def message_plain(message: betterproto.Message) -> dict[str, Any]:
+    """A message as plain values, snake-case names, 64-bit integers as numbers."""
+    plain: dict[str, Any] = message.to_pydict(casing=betterproto.Casing.SNAKE, include_default_values=True)  # type: ignore[arg-type]
+    return plain
+
+
+def job_json(job: v1.Job, seconds: float | None = None) -> dict[str, Any]:
+    """A job as plain values for `-o json`; snake-case names, all of them present."""
+    plain = message_plain(job)
+    plain["plan"] = json.loads(job.plan) if job.plan else None
+    plain["busy_shares"] = busy_shares(job)
+    plain["bound_by"] = bound_by(job)
+    if seconds is not None:
+        plain["seconds"] = round(seconds, 3)
+        plain["rows_in"] = job.rows_out + job.rows_filtered + job.rows_rejected
+    return plain

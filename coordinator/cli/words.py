@@ -1,0 +1,32 @@
+"""Numbers and durations as people read them."""
+
+
+def duration(seconds: float) -> str:
+    """``0.8 s``, ``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def eta(low_s: float, high_s: float) -> str:
+    """The time to go: a range until it is known to a quarter, then one figure."""
+    if low_s < 0 or high_s < 0:
+        return "not known yet"
+    if high_s - low_s <= max(2.0, 0.25 * high_s):
+        return f"about {duration((low_s + high_s) / 2)}"
+    return f"{duration(low_s)} to {duration(high_s)}"
+
+
+def size(nbytes: int) -> str:
+    """``512 B``, ``3.4 MB`` (powers of 1,000)."""
+    value = float(nbytes)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    raise AssertionError(nbytes)

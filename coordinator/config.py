@@ -1,0 +1,62 @@
+"""Settings of the coordinator process: the only place in it that reads arguments."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headrace.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How one coordinator runs."""
+
+    state: Path  # folder of the ledger
+    socket: Path | None  # Unix socket, in a 0700 folder
+    listen: tuple[str, int] | None  # loopback host and port
+    token_file: Path | None  # bearer token for `listen`
+    http_port: int | None  # metrics and probes on 127.0.0.1
+    lifeline_fd: int | None  # read end of a pipe: its end of file ends this process
+    log_json: bool
+
+
+def read_config(arguments: Sequence[str]) -> Config:
+    """Reads the command line; a wrong one exits with 2 as argparse does.
+
+    Raises:
+        ConfigError: the settings don't go together.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m coordinator", description="Cuts, leases, commits; keeps the ledger."
+    )
+    parser.add_argument("--state", type=Path, required=True, help="folder of the ledger; created if missing")
+    parser.add_argument("--socket", type=Path, help="Unix socket to listen on, in a folder of mode 0700")
+    parser.add_argument("--listen", metavar="HOST:PORT", help="loopback address to listen on; port 0 picks one")
+    parser.add_argument("--token-file", type=Path, help="bearer token that --listen asks for")
+    parser.add_argument("--http", type=int, metavar="PORT", help="serve /metrics, /livez and /readyz on 127.0.0.1:PORT")
+    parser.add_argument("--lifeline-fd", type=int, metavar="N", help="end when this inherited pipe is closed")
+    parser.add_argument("--log", choices=["console", "json"], default="console", help="form of the log on stderr")
+    found = parser.parse_args(arguments)
+    if found.socket is None and found.listen is None:
+        raise ConfigError("Say where to listen: --socket PATH or --listen HOST:PORT.")
+    return Config(
+        state=found.state,
+        socket=found.socket,
+        listen=_loopback(found.listen, found.token_file),
+        token_file=found.token_file,
+        http_port=found.http,
+        lifeline_fd=found.lifeline_fd,
+        log_json=found.log == "json",
+    )
+
+
+def _loopback(address: str | None, token_file: Path | None) -> tuple[str, int] | None:
+    if address is None:
+        return None
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost", "[::1]") or not port.isdigit():
+        raise ConfigError(f"--listen takes a loopback address such as 127.0.0.1:0, found {address!r}.")
+    if token_file is None:
+        raise ConfigError("--listen needs --token-file: everybody on this machine can reach a port.")
+    return host.strip("[]"), int(port)

@@ -1,0 +1,145 @@
+"""From `spec.source` to the planned dataset and the worker's source program."""
+
+import base64
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from coordinator.datasets.footers import measure_arrow, measure_parquet
+from coordinator.datasets.listing import InputFile, list_files
+from coordinator.datasets.measured import Measured, first_units
+from coordinator.datasets.spec import SourceSpec
+from coordinator.datasets.text import measure_csv, measure_jsonl
+from headrace.dataset import Dataset
+from headrace.errors import BadJob
+from headrace.filters import Expression, columns_used, filter_faults, filter_to_json, parse_filter
+from headrace.hive import hive_keys, is_integer
+from headrace.program import CsvOptions, SourceProgram
+
+LISTING_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("bytes", pa.binary()),
+        ("size", pa.int64()),
+        ("modified", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""Columns of a `files` source."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedSource:
+    """The input as planned: its files and units, and every column that a job may name."""
+
+    dataset: Dataset
+    schema: pa.Schema  # columns of the files, then Hive keys
+    partitions: tuple[str, ...]  # columns that come from key=value folders; they hide a file's column of that name
+    file_columns: tuple[str, ...] = ()  # CSV: all columns in the order of the first file
+    file_types: tuple[str, ...] = ()  # CSV: their Arrow types as text
+    limit_path: str = ""  # as in SourceProgram
+    limit_rows: int | None = None
+
+
+def plan_source(source: SourceSpec, *, columns: Collection[str] | None, limit_rows: int | None) -> PlannedSource:
+    """Lists the source and reads its metadata. `columns` (None: all) only decide `Dataset.bytes_total`.
+
+    `limit_rows` ends the dataset after so many rows of the input, before the filter.
+
+    Raises:
+        BadJob: files are missing, unreadable or contradict each other, or the filter is wrong; all faults of a kind.
+    """
+    expression = parse_filter(source.filter) if source.filter else None
+    files = list_files(source)
+    measured = _measure(source, files, columns, limit_rows)
+    keys = _partition_fields(file.path for file in measured.files)
+    names = [field.name for field in keys]
+    schema = pa.schema([*(field for field in measured.schema if field.name not in names), *keys])
+    if expression is not None and (faults := filter_faults(expression, schema)):
+        raise BadJob(faults)
+    is_csv = source.format == "csv"
+    return PlannedSource(
+        dataset=measured.dataset(),
+        schema=schema,
+        partitions=tuple(names),
+        file_columns=tuple(measured.schema.names) if is_csv else (),
+        file_types=tuple(str(kind) for kind in measured.schema.types) if is_csv else (),
+        limit_path=measured.limit_path,
+        limit_rows=measured.limit_rows,
+    )
+
+
+def source_program(
+    source: SourceSpec, planned: PlannedSource, columns: Sequence[str], limit_rows: int | None
+) -> SourceProgram:
+    """What a worker needs to read `columns` (which exist) of the planned source.
+
+    Columns that only the filter uses are added at the end. `limit_rows` is the one that was planned with; the plan
+    already ends there.
+    """
+    assert limit_rows is None or planned.dataset.rows_total is None or planned.dataset.rows_total <= limit_rows
+    expression: Expression | None = parse_filter(source.filter) if source.filter else None
+    names = tuple(dict.fromkeys([*columns, *(columns_used(expression) if expression else ())]))
+    schema = pa.schema([planned.schema.field(name) for name in names])
+    return SourceProgram(
+        format=source.format,
+        columns=names,
+        schema=base64.b64encode(schema.serialize().to_pybytes()).decode(),
+        partitions=tuple(name for name in names if name in planned.partitions),
+        filter=filter_to_json(expression) if expression else "",
+        csv=CsvOptions(source.csv.header, source.csv.delimiter, source.csv.line_breaks_in_fields),
+        file_columns=planned.file_columns,
+        file_types=planned.file_types,
+        on_corrupt=source.on_corrupt,
+        limit_rows=planned.limit_rows,
+        limit_path=planned.limit_path,
+    )
+
+
+def _measure(
+    source: SourceSpec, files: Sequence[InputFile], columns: Collection[str] | None, limit_rows: int | None
+) -> Measured:
+    match source.format:
+        case "parquet":
+            return measure_parquet(files, columns, limit_rows)
+        case "arrow":
+            return measure_arrow(files, limit_rows)
+        case "csv":
+            return measure_csv(files, source.csv, limit_rows)
+        case "jsonl":
+            return measure_jsonl(files, limit_rows)
+        case "files":
+            return _measure_listing(files, columns, limit_rows)
+
+
+def _measure_listing(files: Sequence[InputFile], columns: Collection[str] | None, limit_rows: int | None) -> Measured:
+    units = np.ones(len(files), np.int64)
+    if limit_rows is not None:
+        units = first_units(units, limit_rows)
+        files = files[: len(units)]
+    reads_bytes = columns is None or "bytes" in columns
+    return Measured(
+        unit="file",
+        files=files,
+        units=units,
+        cuts=np.arange(1, len(files) + 1, dtype=np.int64),
+        divisible=True,
+        bytes_total=sum(file.size for file in files) if reads_bytes else 0,
+        rows_total=len(files),
+        schema=LISTING_SCHEMA,
+    )
+
+
+def _partition_fields(paths: Iterable[str]) -> list[pa.Field]:
+    """Hive keys of all paths in order of appearance: int64 where every value is written as one, else string."""
+    integers: dict[str, bool] = {}
+    known_folders: set[str] = set()
+    for path in paths:
+        folder = path[: path.rfind("/") + 1]
+        if folder in known_folders:
+            continue
+        known_folders.add(folder)
+        for key, text in hive_keys(path).items():
+            integers[key] = integers.get(key, True) and (text is None or is_integer(text))
+    return [pa.field(key, pa.int64() if is_int else pa.string()) for key, is_int in integers.items()]

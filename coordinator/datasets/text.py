@@ -1,0 +1,352 @@
+"""CSV and JSONL: sizes from the listing, columns and their types from the head of the first files."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from coordinator.datasets.listing import InputFile
+from coordinator.datasets.measured import Measured, origins
+from coordinator.datasets.spec import CsvSpec
+from headrace.arrow_types import type_from_text
+from headrace.errors import BadJob, Fault
+from headrace.records import Offsets, codec_of, first_record, open_text, whole_records
+
+HEAD_BYTES = 1 << 20
+"""Text that types are inferred from, of each file looked at."""
+HEAD_FILES = 3
+"""Files looked at: one whose head is all integers says little about the next."""
+CUT_BYTES = 4 << 20
+"""Where some files may be cut and others not, the former are offered for cutting at multiples of this."""
+TYPES_FIELD = "spec.source.csv.types"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The first records of a file, and what they tell about all of it."""
+
+    text: bytes
+    records: int
+    is_whole: bool
+
+
+def measure_csv(files: Sequence[InputFile], spec: CsvSpec, limit_rows: int | None) -> Measured:
+    """Bytes and columns of CSV files.
+
+    Raises:
+        BadJob: a head can't be read, a header names a column twice, or a type is unknown.
+    """
+    quoted = spec.line_breaks_in_fields
+    filled = [file for file in files if file.size]
+    names: tuple[str, ...] = ()
+    heads: list[tuple[InputFile, Head, tuple[str, ...]]] = []
+    for file in filled[:HEAD_FILES]:
+        header, body = _header(file, spec)
+        head = _head(file, spec.delimiter, quoted=quoted, skip=body)
+        own = _names(file, header or head.text, spec)
+        names = names or own
+        heads.append((file, head, own))
+    schema = _csv_schema(names, heads, spec)
+    is_cut = [not quoted and codec_of(file.path) is None for file in files]
+    head_list = [head for _, head, _ in heads]
+    return _measured(files, is_cut, schema, head_list, limit_rows, spec.delimiter, quoted=quoted, header=spec.header)
+
+
+def measure_jsonl(files: Sequence[InputFile], limit_rows: int | None) -> Measured:
+    """Bytes and columns of JSONL files.
+
+    Raises:
+        BadJob: a head can't be read.
+    """
+    heads = [_head(file, ",", quoted=False, skip=0) for file in [f for f in files if f.size][:HEAD_FILES]]
+    is_cut = [codec_of(file.path) is None for file in files]
+    return _measured(files, is_cut, _json_schema(heads), heads, limit_rows, ",", quoted=False, header=False)
+
+
+# ---------------------------------------------------------------- columns
+
+
+def _header(file: InputFile, spec: CsvSpec) -> tuple[bytes, int]:
+    """The header record and where the first row begins; nothing for files without one."""
+    if not spec.header:
+        return b"", 0
+    try:
+        record, _, end = first_record(file.path, spec.delimiter, quoted=spec.line_breaks_in_fields)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from error
+    return record, end
+
+
+def _names(file: InputFile, record: bytes, spec: CsvSpec) -> tuple[str, ...]:
+    try:
+        text = record.decode()
+    except UnicodeDecodeError as error:
+        raise BadJob([Fault(file.path, f"its first record is not UTF-8: {error}", "save it as UTF-8")]) from error
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=spec.delimiter)
+    first = next((row for row in rows if row), [])
+    names = tuple(first) if spec.header else tuple(f"f{i}" for i in range(len(first)))
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise BadJob([Fault(file.path, f"its header names two columns {name!r}", "give each column its own name")])
+    return names
+
+
+def _csv_schema(
+    names: tuple[str, ...], heads: Sequence[tuple[InputFile, Head, tuple[str, ...]]], spec: CsvSpec
+) -> pa.Schema:
+    given = _given_types(spec.types, names)
+    types: dict[str, pa.DataType] = {}
+    for file, head, own in heads:
+        found = _csv_types(file, head, own, spec.delimiter, given)
+        for name, kind in found.items():
+            if name in names:
+                types[name] = _wider(types.get(name, pa.null()), kind, pa.string())  # any field is text
+    return pa.schema([(name, given.get(name) or _known(types.get(name, pa.null()))) for name in names])
+
+
+def _given_types(types: Mapping[str, str], names: Sequence[str]) -> dict[str, pa.DataType]:
+    faults = []
+    given = {}
+    for name, text in types.items():
+        try:
+            given[name] = type_from_text(text)
+        except ValueError as error:
+            faults.append(
+                Fault(f"{TYPES_FIELD}.{name}", str(error), "such as int64, double, string, date32, timestamp[us]")
+            )
+        if names and name not in names:
+            faults.append(Fault(f"{TYPES_FIELD}.{name}", "there is no such column", "columns are: " + ", ".join(names)))
+    if faults:
+        raise BadJob(faults)
+    return given
+
+
+def _csv_types(
+    file: InputFile, head: Head, names: Sequence[str], delimiter: str, given: Mapping[str, pa.DataType]
+) -> Mapping[str, pa.DataType]:
+    import pyarrow.csv
+
+    if not head.text:
+        return {}
+    as_text = {name: pa.binary() for name in names if name in given}
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(head.text),
+            read_options=pyarrow.csv.ReadOptions(
+                use_threads=False, column_names=list(names), block_size=len(head.text) + 1
+            ),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=delimiter, newlines_in_values=True, invalid_row_handler=lambda _: "skip"
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(column_types=as_text),
+        )
+    except pa.ArrowException as error:
+        raise _unreadable(file, error) from error
+    # Bytes that aren't UTF-8 make a column binary; its good rows are text, and the others will be bad rows.
+    return {field.name: pa.string() if pa.types.is_binary(field.type) else field.type for field in table.schema}
+
+
+def _json_schema(heads: Sequence[Head]) -> pa.Schema:
+    types: dict[str, pa.DataType] = {}
+    for head in heads:
+        for name, kind in _json_types(head.text).items():
+            types[name] = _wider(types.get(name, pa.null()), kind)
+    return pa.schema([(name, _known(kind)) for name, kind in types.items()])
+
+
+def _json_types(text: bytes) -> Mapping[str, pa.DataType]:
+    """Columns of a run of lines. Lines that don't parse, or contradict those before them, have no say."""
+    types: dict[str, pa.DataType] = {}
+    todo = [[line for line in text.splitlines(keepends=True) if line.strip().startswith(b"{")]]
+    while todo:
+        lines = todo.pop()
+        if not lines:
+            continue
+        schema = _read_json(b"".join(lines))
+        if schema is None:
+            if len(lines) > 1:
+                middle = len(lines) // 2
+                todo += [lines[middle:], lines[:middle]]
+            continue
+        for field in schema:
+            types[field.name] = _wider(types.get(field.name, pa.null()), field.type)
+    return types
+
+
+def _read_json(text: bytes) -> pa.Schema | None:
+    import pyarrow.json
+
+    try:
+        table = pyarrow.json.read_json(
+            pa.BufferReader(text),
+            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(text) + 1),
+            parse_options=pyarrow.json.ParseOptions(newlines_in_values=False),
+        )
+    except (pa.ArrowException, UnicodeDecodeError):
+        return None
+    # pyarrow makes timestamps of texts that look like one; the next line's may not, so they stay texts.
+    return pa.schema([(field.name, _without_times(field.type)) for field in table.schema])
+
+
+def _without_times(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_temporal(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_without_times(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(kind.field(i).name, _without_times(kind.field(i).type)) for i in range(kind.num_fields)])
+    return kind
+
+
+def _wider(one: pa.DataType, other: pa.DataType, fallback: pa.DataType | None = None) -> pa.DataType:
+    """A type that holds both; if there is none, `fallback`, or `one`."""
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    try:
+        merged = pa.unify_schemas([pa.schema([("_", one)]), pa.schema([("_", other)])], promote_options="permissive")
+    except pa.ArrowException:
+        return fallback or one
+    return merged.field(0).type
+
+
+def _known(kind: pa.DataType) -> pa.DataType:
+    """Text for what the heads leave open: a column, list item or key that was never filled."""
+    if pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_known(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(kind.field(i).name, _known(kind.field(i).type)) for i in range(kind.num_fields)])
+    return kind
+
+
+# ---------------------------------------------------------------- lengths
+
+
+def _head(file: InputFile, delimiter: str, *, quoted: bool, skip: int) -> Head:
+    """The records that begin at or past byte `skip` of the first HEAD_BYTES or so."""
+    try:
+        with closing(open_text(file.path)) as stream:
+            pieces = whole_records(stream, delimiter, quoted=quoted, piece_bytes=HEAD_BYTES)
+            offset, text, ends = next(pieces, (0, b"", np.empty(0, np.int64)))
+            is_whole = next(pieces, None) is None if len(text) < HEAD_BYTES // 2 else not stream.read(1)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(file, error) from error
+    past = ends[ends > skip - offset] - max(skip - offset, 0)
+    return Head(text[max(skip - offset, 0) :], len(past), is_whole)
+
+
+def _unreadable(file: InputFile, error: Exception) -> BadJob:
+    return BadJob([Fault(file.path, f"can't be read: {(str(error) or type(error).__name__).splitlines()[0]}")])
+
+
+def _measured(
+    files: Sequence[InputFile],
+    is_cut: Sequence[bool],
+    schema: pa.Schema,
+    heads: Sequence[Head],
+    limit_rows: int | None,
+    delimiter: str,
+    *,
+    quoted: bool,
+    header: bool,
+) -> Measured:
+    units = np.array([file.size for file in files], np.int64)
+    limit_path, limit_left = "", None
+    rows_total: int | None = None
+    if limit_rows is not None:
+        units, rows_total, limit_left = _limited(files, limit_rows, delimiter, quoted=quoted, header=header)
+        files = files[: len(units)]
+        limit_path = files[-1].path if limit_left is not None else ""
+    estimated = rows_total is None
+    if estimated:
+        rows_total = _estimate(files, heads)
+        estimated = not (len(heads) == sum(file.size > 0 for file in files) and all(head.is_whole for head in heads))
+    return Measured(
+        unit="byte",
+        files=files,
+        units=units,
+        cuts=_cuts(units, is_cut),
+        divisible=all(is_cut),
+        bytes_total=int(units.sum()),
+        rows_total=rows_total,
+        rows_estimated=estimated,
+        schema=schema,
+        limit_path=limit_path,
+        limit_rows=limit_left,
+    )
+
+
+def _cuts(units: npt.NDArray[np.int64], is_cut: Sequence[bool]) -> npt.NDArray[np.int64]:
+    starts = origins(units)
+    cuts = [starts[1:]]
+    if not all(is_cut):
+        cuts += [
+            np.arange(starts[i] + CUT_BYTES, starts[i + 1], CUT_BYTES)
+            for i in np.flatnonzero(np.asarray(is_cut[: len(units)], bool) & (units > CUT_BYTES)).tolist()
+        ]
+    return np.unique(np.concatenate(cuts))
+
+
+def _estimate(files: Sequence[InputFile], heads: Sequence[Head]) -> int | None:
+    """Rows by the heads' bytes per row; exact where the heads are all there is."""
+    filled = [file for file in files if file.size]
+    if not filled:
+        return 0
+    if len(heads) == len(filled) and all(head.is_whole for head in heads):
+        return sum(head.records for head in heads)
+    text, records = sum(len(head.text) for head in heads), sum(head.records for head in heads)
+    if not records or any(codec_of(file.path) for file in filled):
+        return None
+    return int(sum(file.size for file in filled) * records / max(text, 1))
+
+
+def _limited(
+    files: Sequence[InputFile], limit_rows: int, delimiter: str, *, quoted: bool, header: bool
+) -> tuple[npt.NDArray[np.int64], int, int | None]:
+    """The files' units up to the end of row `limit_rows` (good or bad), the rows in them, and for a compressed last
+    file, which has no such byte, how many of its rows count."""
+    units: list[int] = []
+    left = limit_rows
+    for file in files:
+        try:
+            found, end = _find_row(file.path, left, delimiter, quoted=quoted, header=header)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(file, error) from error
+        is_cut = found == left and end < file.size
+        units.append(end if is_cut and codec_of(file.path) is None else file.size)
+        if found == left:
+            return np.array(units, np.int64), limit_rows, left if codec_of(file.path) else None
+        left -= found
+    return np.array(units, np.int64), limit_rows - left, None
+
+
+def _find_row(path: str, count: int, delimiter: str, *, quoted: bool, header: bool) -> tuple[int, int]:
+    """Of a file's first `count` rows: how many there are, and the byte at which the last of them ends."""
+    left = count + header
+    with closing(open_text(path)) as stream:
+        at = 0
+        for offset, text, ends in whole_records(stream, delimiter, quoted=quoted, piece_bytes=HEAD_BYTES):
+            filled = _filled_ends(text, ends)
+            if len(filled) >= left:
+                return count, offset + int(filled[left - 1])
+            left -= len(filled)
+            at = offset + len(text)
+    return max(count - left, 0), at
+
+
+def _filled_ends(text: bytes, ends: Offsets) -> Offsets:
+    """Ends of the records that aren't blank."""
+    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    short = np.flatnonzero(ends - starts <= 2)
+    is_blank = np.zeros(len(ends), bool)
+    for i in short.tolist():
+        is_blank[i] = not text[starts[i] : ends[i]].strip(b"\r\n")
+    return ends[~is_blank]

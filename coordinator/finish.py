@@ -1,0 +1,150 @@
+"""Publishing by the coordinator, and the finish of a job: steps that are each idempotent and journaled.
+
+    publish_due     a commit whose worker didn't report: take its staging, look, publish or revoke
+    finish          staging away ▶ publish what was held ▶ sweep ▶ manifest ▶ old files ▶ _SUCCESS ▶ claim
+
+A crash between a step and its fact does the step again, which changes nothing.
+
+Not here: what each step does to the file system (`coordinator.output`), when a job is finished (`coordinator.driver`).
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from coordinator.core.columns import Ints
+from coordinator.core.facts import CommitDecided, Fact, OutputFile, OutputStep
+from coordinator.group_commit import GroupCommit
+from coordinator.job_run import OUTPUT_COMMITTED, JobRun
+from coordinator.manifest import Entry, Header, InputFile, QuarantinedEntry, ShardEntry, read_totals
+from coordinator.output import manifest_name
+from headrace.publish import HIDDEN, StagingGone
+from headrace.words import Epoch, ShardId, ShardState
+
+LIST_PAGE = 1000
+
+
+class Decided(Protocol):
+    """The driver, which applies facts and journals them."""
+
+    def record(self, facts: Sequence[Fact]) -> None:
+        """Takes facts that are applied already."""
+
+
+async def publish_due(run: JobRun, shard: ShardId, epoch: Epoch, commits: GroupCommit, driver: Decided) -> None:
+    """Publishes one commit in its worker's place, or revokes it when its staging is gone.
+
+    Raises:
+        SinkError: the store fails; nothing is decided.
+    """
+    await commits.durable()
+    commit = await commits.commit_at(run.table.commit_number(shard))
+    assert commit.epoch == epoch, f"{commit} is not of epoch {epoch}"
+    await asyncio.to_thread(run.output.take, commit.files)
+    try:
+        await asyncio.to_thread(run.output.publish_taken, commit.files)
+    except StagingGone:
+        if run.table.shards(state=None, after=shard - 1, limit=1)[0].state is ShardState.COMMITTING:
+            driver.record(run.table.revoke(commit))
+        return
+    found = run.table.published(None, shard, epoch)
+    if isinstance(found, list):
+        driver.record(found)
+
+
+async def finish(run: JobRun, commits: GroupCommit, driver: Decided) -> None:
+    """Brings the output of a job whose last shard is done to its end. Call it again after a failure or a restart.
+
+    Raises:
+        SinkError: the store fails; the steps done so far stay done.
+    """
+    await commits.durable()
+    numbers = run.table.commit_numbers()
+    is_held = run.table.is_held
+    quarantined = run.table.counts.quarantined
+    sink = run.plan.sink
+    output = run.output
+
+    async def step(name: str, work: Callable[[], object]) -> None:
+        if name in run.ledger.steps:
+            return
+        await asyncio.to_thread(work)
+        fact = OutputStep(run.number, name)
+        run.ledger.apply(fact)
+        driver.record([fact])
+        await commits.durable()
+
+    await step("staging", output.take_staging)
+    if is_held:
+        await step("old success", output.drop_success)
+        await step("publish", lambda: output.publish_held(_files(commits, numbers)))
+        driver.record(run.table.publish_all())
+        await commits.durable()
+    await step("sweep", lambda: output.sweep((file.name for file in _files(commits, numbers)), sink.base))
+    header = Header(
+        job=run.name,
+        uid=run.uid,
+        number=sink.number,
+        base=sink.base,
+        mode=sink.mode,
+        format=sink.format,
+        unit=run.ledger.planned.unit,
+        files=run.ledger.planned.files,
+        units=run.table.units_total,
+    )
+    inputs = _inputs(run)
+    given_up = list(_quarantined(run))
+    await step("manifest", lambda: output.write_manifest(header, inputs, _entries(commits, numbers, given_up)))
+    if sink.old and (not quarantined or run.options.on_quarantine == "degrade"):
+        await step("old files", lambda: output.delete_old(sink.old))
+    if not quarantined:
+        await step("success", lambda: output.write_success(_summary(run)))
+    await step("clear", output.clear)
+    await step("claim", output.release_claim)
+    await step(OUTPUT_COMMITTED, lambda: None)
+
+
+def _summary(run: JobRun) -> dict[str, object]:
+    name = manifest_name(run.plan.sink.number)
+    return {"manifest": f"{HIDDEN}/{name}", "totals": read_totals(run.output.hidden / name)}
+
+
+def _files(commits: GroupCommit, numbers: Ints) -> Iterator[OutputFile]:
+    for commit in commits.commits(numbers):
+        yield from commit.files
+
+
+def _entries(commits: GroupCommit, numbers: Ints, given_up: Sequence[Entry]) -> Iterator[Entry]:
+    yield from map(_entry, commits.commits(numbers))
+    yield from given_up
+
+
+def _entry(commit: CommitDecided) -> ShardEntry:
+    counts = commit.counts
+    return ShardEntry(
+        shard=commit.shard,
+        epoch=commit.epoch,
+        begin=commit.begin,
+        end=commit.end,
+        rows_read=counts.read,
+        rows_filtered=counts.filtered,
+        rows_out=counts.out,
+        children=counts.children,
+        rows_rejected=counts.rejected,
+        files=commit.files,
+    )
+
+
+def _inputs(run: JobRun) -> Iterator[InputFile]:
+    dataset = run.ledger.dataset
+    for i, path in enumerate(dataset.paths):
+        origin, end = int(dataset.origins[i]), int(dataset.origins[i + 1])
+        yield InputFile(path, int(dataset.sizes[i]), dataset.versions[i], origin, end - origin)
+
+
+def _quarantined(run: JobRun) -> Iterator[QuarantinedEntry]:
+    after = -1
+    while page := run.table.shards(state=ShardState.QUARANTINED, after=after, limit=LIST_PAGE):
+        for view in page:
+            yield QuarantinedEntry(view.shard, view.begin, view.end, view.error)
+        after = page[-1].shard

@@ -1,0 +1,244 @@
+"""What users ask for: submissions, changes of a job's state, listings.
+
+A submission is idempotent on the job's name and the digest of what decides its output: the same one continues the job
+or answers that it is complete; another is refused until the user says `again`, which starts anew under a new uid.
+
+Not here: leases and commits (`coordinator.driver`), planning itself (`coordinator.submission`).
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from coordinator.core.lease_values import ShardView
+from coordinator.core.ledger import JobLedger, plan_facts
+from coordinator.driver import Driver, NoSuchJob, WrongState
+from coordinator.exchange import Seat
+from coordinator.job_run import JobRun
+from coordinator.jobs import JobState, JobStatus
+from coordinator.submission import Submission, changed_program, plan_job, read_job, read_options
+from headrace.errors import BadJob, SinkError
+from headrace.words import Reason, ShardState
+
+if TYPE_CHECKING:
+    from coordinator.spec import InferenceJob
+    from coordinator.submission import PlannedJob
+
+log = structlog.get_logger()
+
+SCAN_MAX = 5000
+"""Commits that one page of rejects looks at."""
+
+
+@dataclass(frozen=True, slots=True)
+class RejectsPage:
+    """Rejects files of some commits; `rows` are the whole job's."""
+
+    files: tuple[tuple[int, str, int], ...]  # shard, absolute path, rows
+    rows: int
+    next: int  # 0: no more
+
+
+class JobDesk:
+    """Users' side of the driver, on the same loop."""
+
+    def __init__(self, driver: Driver, plan: "Callable[..., PlannedJob]" = plan_job) -> None:
+        self._driver = driver
+        self._plan = plan
+        self._submitting = asyncio.Lock()  # numbers and names are given one at a time
+
+    # ------------------------------------------------------------------ submissions
+
+    async def submit(self, submission: Submission) -> JobStatus:
+        """Plans and starts a job, continues it, or says that it is complete.
+
+        Raises:
+            BadJob: the job can't run; nothing was touched.
+            WrongState: a job of this name has other content.
+        """
+        async with self._submitting:
+            job = await asyncio.to_thread(read_job, submission.manifest)
+            run = self._named(job.metadata.name)
+            if run is not None and submission.again:
+                await self._abandon(run)
+                run = None
+            if run is None:
+                run = await self._start(submission, job)
+            elif run.digest == submission.digest:
+                await self._continue(run, job)
+            else:
+                state = "is complete" if run.state is JobState.SUCCEEDED else "is not complete"
+                raise WrongState(
+                    f"The job {run.name!r} {state}, and what decides its output has changed since it was submitted. "
+                    f"Start it anew with --again, or give this one another name."
+                )
+            await self._driver.commits.durable()
+            return self.status_of(run)
+
+    async def _start(self, submission: Submission, job: "InferenceJob") -> JobRun:
+        driver = self._driver
+        number, uid = driver.ledger.job_next, secrets.token_hex(8)
+        plan = await asyncio.to_thread(self._plan, submission, number=number, uid=uid, ledger_path=driver.path)
+        # The table keeps and changes `ends`, so it is made when they are written.
+        await driver.commits.stream(plan_facts(plan.planned, plan.dataset, plan.ends))
+        ledger = JobLedger(plan.planned, plan.dataset, plan.ends)
+        driver.ledger.add(ledger)
+        run = driver.add_run(JobRun(ledger, ledger_path=driver.path, now=driver.now()))
+        try:
+            await asyncio.to_thread(run.output.claim)
+            if (await asyncio.to_thread(run.output.last_manifest))[0] != run.plan.sink.number - 1:
+                await asyncio.to_thread(run.output.release_claim)
+                raise SinkError(f"Another job finished in {run.output.folder} meanwhile; submit this one again.")
+            await asyncio.to_thread(run.output.prepare)
+        except (BadJob, SinkError) as error:
+            driver.change(run, JobState.REFUSED, message=str(error))
+            raise
+        driver.change(run, JobState.SUSPENDED if job.spec.suspend else JobState.RUNNING)
+        log.info("job", job=run.name, uid=run.uid, state="Running", shards=plan.planned.shards)
+        return run
+
+    async def _continue(self, run: JobRun, job: "InferenceJob") -> None:
+        if run.state is JobState.SUCCEEDED:
+            return
+        program = await asyncio.to_thread(changed_program, run.program, job)
+        run.set_options(read_options(job), program.to_json())
+        if run.state is JobState.FAILED:
+            if run.table.counts.quarantined and run.options.on_quarantine == "fail":
+                raise WrongState(
+                    f"The job {run.name!r} gave up {run.table.counts.quarantined} shards ({run.message}). "
+                    "Start it anew with --again, or let it end without them with errors.onQuarantine: degrade."
+                )
+            await asyncio.to_thread(run.output.claim)
+            if "staging" not in run.ledger.steps:
+                await asyncio.to_thread(run.output.prepare)
+        self._driver.change(run, JobState.SUSPENDED if job.spec.suspend else JobState.RUNNING)
+
+    async def _abandon(self, run: JobRun) -> None:
+        if run.finishing is not None or run.publishing:
+            raise WrongState(f"The output of the job {run.name!r} is being finished; try again in a moment.")
+        is_complete = run.state is JobState.SUCCEEDED
+        self._driver.change(run, JobState.ABANDONED)
+        await self._driver.commits.durable()
+        if not is_complete:
+            await asyncio.to_thread(run.output.abandon)
+
+    # ------------------------------------------------------------------ changes
+
+    async def cancel(self, name: str) -> JobStatus:
+        """Ends a job as Failed; nothing that was committed is lost, and a submission continues it.
+
+        Raises:
+            NoSuchJob: for this and every method that takes a name.
+            WrongState: it is complete, or its output is being finished.
+        """
+        run = self._find(name)
+        if run.finishing is not None or run.state is JobState.SUCCEEDED:
+            raise WrongState(f"The job {name!r} is complete, or about to be.")
+        self._driver.fail(run, Reason.CANCELLED, "It was cancelled.")
+        return await self._durable(run)
+
+    async def suspend(self, name: str) -> JobStatus:
+        """Grants nothing more; workers hand back what they hold."""
+        run = self._find(name)
+        if run.state is JobState.RUNNING and run.finishing is None:
+            self._driver.change(run, JobState.SUSPENDED)
+        elif run.state is not JobState.SUSPENDED:
+            raise WrongState(f"The job {name!r} isn't running.")
+        return await self._durable(run)
+
+    async def resume(self, name: str) -> JobStatus:
+        """Goes on with a suspended job."""
+        run = self._find(name)
+        if run.state is JobState.SUSPENDED:
+            self._driver.change(run, JobState.RUNNING)
+        elif run.state is not JobState.RUNNING:
+            raise WrongState(f"The job {name!r} is over; submit it again to continue it.")
+        return await self._durable(run)
+
+    async def scale(self, name: str, workers_max: int) -> JobStatus:
+        """Sets the most workers that get leases; 0: no limit."""
+        run = self._find(name)
+        run.options = replace(run.options, workers_max=workers_max or None)
+        self._driver.change(run, run.state, reason=run.reason, message=run.message)
+        return await self._durable(run)
+
+    # ------------------------------------------------------------------ queries
+
+    def status(self, name: str) -> JobStatus:
+        """One job as it is now."""
+        return self.status_of(self._find(name))
+
+    def statuses(self) -> list[JobStatus]:
+        """All jobs, the newest of each name, in order of submission."""
+        newest = {run.name: run for run in self._driver.runs.values() if not run.is_forgotten}
+        return [self.status_of(run) for run in newest.values()]
+
+    def status_of(self, run: JobRun) -> JobStatus:
+        """One job as it is now."""
+        driver = self._driver
+        return run.status(driver.now(), driver.seats_of(run), driver.term)
+
+    def next_change(self, name: str) -> "asyncio.Future[None]":
+        """Done with the next change of anything that people see."""
+        return self._find(name).next_change()
+
+    def end_of(self, name: str) -> "asyncio.Future[None]":
+        """Done while the job is complete or failed."""
+        return self._find(name).ended
+
+    def shards(self, name: str, state: ShardState | None, after: int, limit: int) -> list[ShardView]:
+        """A page of shards with ids above `after`."""
+        return self._find(name).table.shards(state=state, after=after, limit=limit)
+
+    def workers(self, name: str) -> list[tuple[Seat, int]]:
+        """Workers and how many leases each holds; of all jobs without a name."""
+        driver = self._driver
+        runs = [self._find(name)] if name else list(driver.runs.values())
+        return [
+            (seat, len(run.table.held_by(seat.name)))
+            for run in runs
+            for seat in driver.seats.values()
+            if seat.job_uid == run.uid
+        ]
+
+    async def rejects(self, name: str, after: int, limit: int) -> RejectsPage:
+        """Rejects files, in order of the dataset, from the `after`th commit on."""
+        run, commits = self._find(name), self._driver.commits
+        await commits.durable()
+        numbers = run.table.commit_numbers()
+        scanned = numbers[after : after + SCAN_MAX]
+
+        def read() -> tuple[list[tuple[int, str, int]], int]:
+            found: list[tuple[int, str, int]] = []
+            for i, commit in enumerate(commits.commits(scanned), after + 1):
+                found += [
+                    (commit.shard, str(run.output.final(file.name)), file.rows)
+                    for file in commit.files
+                    if file.kind == "rejects"
+                ]
+                if len(found) >= limit:
+                    return found, i
+            return found, after + len(scanned)
+
+        files, reached = await asyncio.to_thread(read)
+        return RejectsPage(tuple(files), run.table.rows.rejected, reached if reached < len(numbers) else 0)
+
+    # ------------------------------------------------------------------ inside
+
+    async def _durable(self, run: JobRun) -> JobStatus:
+        await self._driver.commits.durable()
+        return self.status_of(run)
+
+    def _named(self, name: str) -> JobRun | None:
+        runs = [run for run in self._driver.runs.values() if run.name == name and not run.is_forgotten]
+        return runs[-1] if runs else None
+
+    def _find(self, name: str) -> JobRun:
+        run = self._named(name)
+        if run is None:
+            raise NoSuchJob(f"No job is called {name!r} here.")
+        return run

@@ -1,0 +1,220 @@
+"""A job that this coordinator has: the ledger's part of it, its output, and what only lives as long as the process.
+
+Not here: what is decided about it (`coordinator.driver`), its words and sums (`coordinator.jobs`).
+"""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from coordinator.core.estimate import Estimate, Eta
+from coordinator.core.facts import JobChanged
+from coordinator.core.ledger import JobLedger
+from coordinator.exchange import Seat
+from coordinator.jobs import (
+    FORGOTTEN,
+    PHASES,
+    STALLED_AFTER_S,
+    JobState,
+    JobStatus,
+    Options,
+    conditions,
+    options_json,
+    plan_from_json,
+    read_options,
+    sum_stages,
+)
+from coordinator.output import LocalOutput, manifest_name
+from headrace.program import Program, program_from_json
+from headrace.publish import HIDDEN
+from headrace.words import Epoch, JobUid, ShardId, WorkerName
+
+OUTPUT_COMMITTED = "committed"
+"""The output step after which readers find everything: the manifest is there."""
+
+
+class JobRun:
+    """One job. Changed only by the driver, on its loop."""
+
+    def __init__(self, ledger: JobLedger, *, ledger_path: Path, now: float) -> None:
+        planned = ledger.planned
+        self.number = planned.job
+        self.name = planned.name
+        self.uid = JobUid(planned.uid)
+        self.digest = planned.digest
+        self.ledger = ledger
+        self.table = ledger.table
+        self.plan = plan_from_json(planned.plan)
+        self.options = self.plan.options
+        self.program_text = planned.program
+        self.program = program_from_json(planned.program)
+        self.output = LocalOutput(Path(self.plan.sink.uri), job=self.name, uid=self.uid, ledger=str(ledger_path))
+        self.state = JobState.PLANNED
+        self.reason = ""
+        self.message = ""
+        self.estimate = Estimate()
+        self.running_since: float | None = None
+        self.elapsed_before_s = 0.0  # of earlier times that this process ran it
+        self.progress_at = now  # when units were last committed or read
+        self.progress_seen = -1
+        self.exit_classes: dict[int, str] = {}  # last class word of shards whose release was charged
+        self.asks: dict[tuple[ShardId, Epoch], WorkerName] = {}  # splits asked for, and for whom
+        self.unwilling: set[tuple[ShardId, Epoch]] = set()  # leases that had nothing to give
+        self.publishing: set[int] = set()  # shards that the coordinator publishes now
+        self.finishing: asyncio.Task[None] | None = None
+        self.ended = asyncio.get_running_loop().create_future()  # done while the state is terminal
+        self._change = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its shards may be granted."""
+        return self.state is JobState.RUNNING and self.finishing is None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it is complete or failed."""
+        return self.state in (JobState.SUCCEEDED, JobState.FAILED)
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether its name is free for another job."""
+        return self.state in FORGOTTEN
+
+    def next_change(self) -> asyncio.Future[None]:
+        """Done with the next change of anything that people see."""
+        return self._change
+
+    def note_change(self) -> None:
+        """Tells those who watch."""
+        self._change.set_result(None)
+        self._change = asyncio.get_running_loop().create_future()
+
+    def changed(self, fact: JobChanged, now: float) -> JobChanged:
+        """Applies a change of state."""
+        before = self.state
+        self.ledger.apply(fact)
+        self.state = JobState(fact.state)
+        self.reason, self.message = fact.reason, fact.message
+        found = read_options(fact.detail)
+        if found is not None:
+            self.set_options(*found)
+        if self.state is JobState.RUNNING and before is not JobState.RUNNING:
+            self.running_since = now
+            self.progress_at = now
+            self.estimate.pause()
+        elif self.state is not JobState.RUNNING and self.running_since is not None:
+            self.elapsed_before_s += now - self.running_since
+            self.running_since = None
+        if self.is_terminal != self.ended.done():
+            if self.is_terminal:
+                self.ended.set_result(None)
+            else:
+                self.ended = asyncio.get_running_loop().create_future()
+        self.note_change()
+        return fact
+
+    def change(self, state: JobState, *, reason: str = "", message: str = "") -> JobChanged:
+        """The fact of a change of state, which keeps the options in force."""
+        return JobChanged(self.number, state, reason, message, options_json(self.options, self.program_text))
+
+    def set_options(self, options: Options, program: str) -> None:
+        """What doesn't decide the output may change while the job runs."""
+        self.options = options
+        if program != self.program_text:
+            self.program_text = program
+            self.program = program_from_json(program)
+
+    def set_workers_max(self, workers_max: int | None) -> None:
+        """As `Scale` asks."""
+        self.options = replace(self.options, workers_max=workers_max)
+
+    def elapsed_s(self, now: float) -> float:
+        """Seconds that this process has had the job running."""
+        return self.elapsed_before_s + (now - self.running_since if self.running_since is not None else 0.0)
+
+    def units_live(self) -> int:
+        """Units read of leases that live."""
+        return sum(lease.position - self.table.range_of(lease.shard)[0] for lease in self.table.leases())
+
+    def note_progress(self, now: float) -> None:
+        """Notes how far the job is; called with every exchange."""
+        done = self.table.units_won + self.units_live()
+        if done != self.progress_seen:
+            self.progress_seen = done
+            self.progress_at = now
+        self.estimate.observe(now, done, self.table.rows.read)
+
+    def status(self, now: float, seats: Sequence[Seat], term: int) -> JobStatus:
+        """What people see; `seats` are the job's workers that aren't lost."""
+        table, planned, rows = self.table, self.ledger.planned, self.table.rows
+        counts = table.counts
+        units_total = table.units_total
+        rows_total, estimated = planned.rows_total, planned.rows_estimated
+        if rows_total < 0:
+            estimated = not table.is_finished
+            rows_total = round(rows.read * units_total / table.units_won) if table.units_won else 0
+        elapsed_s = self.elapsed_s(now)
+        done = max(self.progress_seen, table.units_won)
+        eta = self.estimate.eta(units_total - done) if not self.is_terminal else Eta(0.0, 0.0)
+        return JobStatus(
+            name=self.name,
+            uid=self.uid,
+            phase=PHASES[self.state],
+            conditions=conditions(
+                self.state,
+                self.reason,
+                self.message,
+                is_degraded=counts.quarantined > 0,
+                is_committed=OUTPUT_COMMITTED in self.ledger.steps,
+                is_stalled=now - self.progress_at > STALLED_AFTER_S,
+            ),
+            progress=f"{rows.read}/{'~' if estimated else ''}{rows_total}" if rows_total else f"{rows.read}/?",
+            rows_total=max(0, rows_total),
+            rows_estimated=estimated,
+            rows_read=rows.read,
+            rows_filtered=rows.filtered,
+            rows_out=rows.out,
+            rows_rejected=rows.rejected,
+            rows_live=sum(seat.rows_read_live for seat in seats),
+            rows_per_second=sum(seat.rows_per_second for seat in seats),
+            eta_low_s=eta.low_s if eta else -1.0,
+            eta_high_s=eta.high_s if eta else -1.0,
+            shards_pending=counts.pending,
+            shards_leased=counts.leased,
+            shards_committed=counts.committed,
+            shards_quarantined=counts.quarantined,
+            shards_recomputed=table.shards_recomputed,
+            workers=len(seats),
+            workers_max=self.options.workers_max or 0,
+            stages=sum_stages([stage.name for stage in self.program.stages], seats),
+            read_busy_s=sum(seat.read_busy_s for seat in seats),
+            write_busy_s=sum(seat.write_busy_s for seat in seats),
+            output=str(self.output.folder),
+            manifest_path=self._manifest_path(),
+            elapsed_s=elapsed_s,
+            unit=planned.unit,
+            units_total=units_total,
+            units_committed=table.units_won,
+            files=planned.files,
+            bytes_total=planned.bytes_total,
+            term=term,
+            plan=self.plan.summary,
+        )
+
+    def _manifest_path(self) -> str:
+        if OUTPUT_COMMITTED not in self.ledger.steps:
+            return ""
+        return str(self.output.folder / HIDDEN / manifest_name(self.plan.sink.number))
+
+
+def plan_summary(program: Program, *, shards: int, files: int, rows: int | None, bytes_total: int, unit: str) -> str:
+    """JSON that `headrace run` prints as the plan."""
+    stages = [
+        {"name": stage.name, "kind": stage.kind, "target": stage.target, "batch_rows": stage.batch_rows}
+        for stage in program.stages
+    ]
+    return json.dumps(
+        {"files": files, "rows": rows, "bytes": bytes_total, "unit": unit, "shards": shards, "stages": stages}
+    )

@@ -1,0 +1,210 @@
+"""One job while the coordinator has it: its options, its state, and what it tells people (pure but for its table).
+
+Not here: what is decided about it (`coordinator.driver`), its message on the wire (`coordinator.rpc`).
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from coordinator.exchange import Seat, StageLoad
+from headrace.program import ErrorPolicy, from_plain
+from headrace.words import Reason
+
+
+class JobState(StrEnum):
+    """States of a job in the ledger. REFUSED and ABANDONED jobs are forgotten."""
+
+    PLANNED = "Planned"  # journaled, the output not claimed yet
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    REFUSED = "Refused"
+    ABANDONED = "Abandoned"
+
+
+PHASES = {
+    JobState.PLANNED: "Pending",
+    JobState.RUNNING: "Running",
+    JobState.SUSPENDED: "Pending",
+    JobState.SUCCEEDED: "Succeeded",
+    JobState.FAILED: "Failed",
+}
+
+FORGOTTEN = (JobState.REFUSED, JobState.ABANDONED)
+
+STALLED_AFTER_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the job says about how to run it; may change while it runs."""
+
+    on_quarantine: str = "fail"  # fail | degrade
+    coordinator_timeout_s: float = 3600.0
+    active_deadline_s: float | None = None
+    workers_max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SinkPlan:
+    """What was decided about the output when the job was planned."""
+
+    uri: str
+    mode: str  # fail | append | replace
+    format: str
+    number: int  # of the manifest to come
+    base: str | None  # manifest that this one adds to
+    old: tuple[str, ...] = ()  # mode replace: files to delete in the end, relative
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The driver's part of a planned job, as it stands in the ledger."""
+
+    sink: SinkPlan
+    options: Options
+    summary: str = ""  # JSON for people
+
+    def to_json(self) -> str:
+        """JSON text from which `plan_from_json` makes an equal value."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+
+
+def plan_from_json(text: str) -> Plan:
+    """Reads a plan from the ledger."""
+    return from_plain(Plan, json.loads(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition as in Kubernetes: types of architecture 3.5."""
+
+    type: str
+    is_true: bool
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """What a job tells people: one value for `Get`, `Watch`, metrics and the summary."""
+
+    name: str
+    uid: str
+    phase: str
+    conditions: tuple[Condition, ...]
+    progress: str
+    rows_total: int
+    rows_estimated: bool
+    rows_read: int
+    rows_filtered: int
+    rows_out: int
+    rows_rejected: int
+    rows_live: int
+    rows_per_second: float
+    eta_low_s: float
+    eta_high_s: float
+    shards_pending: int
+    shards_leased: int
+    shards_committed: int
+    shards_quarantined: int
+    shards_recomputed: int
+    workers: int
+    workers_max: int
+    stages: tuple[StageLoad, ...]
+    read_busy_s: float
+    write_busy_s: float
+    output: str
+    manifest_path: str
+    elapsed_s: float
+    unit: str
+    units_total: int
+    units_committed: int
+    files: int
+    bytes_total: int
+    term: int
+    plan: str
+
+
+def budget_fault(policy: ErrorPolicy, read: int, rejected: int) -> str:
+    """Says why the budget of rejects is spent, or "" while it isn't. `read` and `rejected` count live rows too."""
+    if policy.max_rejected_rows is not None and rejected > policy.max_rejected_rows:
+        return f"{rejected:,} rows were rejected, errors.maxRejected allows {policy.max_rejected_rows:,}"
+    share = policy.max_rejected_share
+    if share is not None and read >= policy.min_rows and rejected > share * read:
+        return f"{rejected:,} of {read:,} rows were rejected, errors.maxRejected allows {share:.4%}"
+    return ""
+
+
+def nothing_came_out(policy: ErrorPolicy, out: int, rejected: int) -> str:
+    """Says so when a finished job rejected every row and its share doesn't allow that; "" otherwise.
+
+    The share counts from `ErrorPolicy.min_rows` on; a smaller job that only made rejects hasn't succeeded either.
+    """
+    share = policy.max_rejected_share
+    if share is not None and share < 1 and out == 0 and rejected > 0:
+        return f"all {rejected:,} rows were rejected, errors.maxRejected allows {share:.4%}"
+    return ""
+
+
+def failure_reason(exit_class: str) -> Reason:
+    """The reason of a job's failure for the class word of the failure table."""
+    try:
+        return Reason(exit_class)
+    except ValueError:
+        return Reason.SINK_FAILED if exit_class in SINK_CLASSES else Reason.BACKOFF_LIMIT_EXCEEDED
+
+
+SINK_CLASSES = ("DiskFull", "SinkFailed")
+FATAL_CLASSES = (
+    *SINK_CLASSES,
+    Reason.INPUT_CHANGED,
+    Reason.CORRUPT_INPUT,
+    Reason.SCHEMA_MISMATCH,
+    Reason.MODEL_LOAD_FAILED,
+)
+"""Classes that another try of the same shard can't change: the job fails at once and can be continued."""
+
+
+def sum_stages(names: Iterable[str], seats: Iterable[Seat]) -> tuple[StageLoad, ...]:
+    """Each stage's load over all workers, in the order of the pipeline."""
+    sums: dict[str, StageLoad] = {name: StageLoad(name) for name in names}
+    for seat in seats:
+        for load in seat.stages:
+            if load.stage in sums:
+                sums[load.stage] = sums[load.stage] + load
+    return tuple(sums.values())
+
+
+def conditions(
+    state: JobState, reason: str, message: str, *, is_degraded: bool, is_committed: bool, is_stalled: bool
+) -> tuple[Condition, ...]:
+    """All conditions of a job, true or not, so that nobody has to guess what a missing one means."""
+    succeeded, failed = state is JobState.SUCCEEDED, state is JobState.FAILED
+    running = state is JobState.RUNNING
+    return (
+        Condition("Complete", succeeded),
+        Condition("Failed", failed, reason if failed else "", message if failed else ""),
+        Condition("Suspended", state is JobState.SUSPENDED),
+        Condition("Progressing", running and not is_stalled),
+        Condition("Stalled", running and is_stalled, "NoProgress" if running and is_stalled else ""),
+        Condition("Degraded", is_degraded, "Quarantined" if is_degraded else ""),
+        Condition("OutputCommitted", is_committed),
+    )
+
+
+def options_json(options: Options, program: str) -> str:
+    """Detail of a `JobChanged` that changes how the job runs."""
+    return json.dumps({"options": asdict(options), "program": program})
+
+
+def read_options(detail: str) -> tuple[Options, str] | None:
+    """What `options_json` wrote, or None for a change without it."""
+    if not detail:
+        return None
+    plain: Mapping[str, Any] = json.loads(detail)
+    return from_plain(Options, plain["options"]), plain["program"]

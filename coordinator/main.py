@@ -1,0 +1,172 @@
+"""The coordinator process: constructs everything, serves, and ends everything in the reverse order.
+
+    lifeline, signals
+      └─ ledger (locked, replayed)
+           └─ driver (term raised, jobs taken up)
+                └─ gRPC on the socket, on loopback, HTTP
+                     └─ "ready" on stdout
+
+SIGTERM, SIGINT or the end of the lifeline stop it: no new calls, calls in progress are ended, decided facts written,
+the lock given back. Nothing else needs to be saved: a killed coordinator restarts from the ledger just as well.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import stat
+import sys
+import threading
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import structlog
+
+from coordinator import metrics
+from coordinator.config import Config, read_config
+from coordinator.driver import Driver
+from coordinator.job_desk import JobDesk
+from coordinator.journal import Journal, JournalDamaged, JournalFailed, JournalLocked, JournalTooNew
+from coordinator.rpc import serve_loopback, serve_unix
+from coordinator.submission import warm_up
+from headrace.channel import read_token
+from headrace.errors import ConfigError
+from headrace.words import ExitCode
+
+LEDGER = "ledger.sqlite"
+
+log = structlog.get_logger()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs a coordinator until it is told to end; gives its exit code."""
+    try:
+        config = read_config(arguments)
+        _set_up_log(config.log_json)
+        return asyncio.run(_run(config))
+    except (ConfigError, JournalDamaged, JournalTooNew) as error:
+        print(f"headrace coordinator: {error}", file=sys.stderr)
+        return ExitCode.BAD_CONFIG
+    except (JournalLocked, JournalFailed) as error:
+        print(f"headrace coordinator: {error}", file=sys.stderr)
+        return ExitCode.TEMPORARY
+
+
+async def _run(config: Config) -> int:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    if config.lifeline_fd is not None:
+        _watch_lifeline(loop, config.lifeline_fd, stopping)
+    make_private_folder(config.state)
+    async with contextlib.AsyncExitStack() as stack:
+        driver = Driver(Journal.open(config.state / LEDGER), clock=loop.time)
+        stack.push_async_callback(driver.close)
+        await driver.start()
+        desk = JobDesk(driver)
+        ready = await _serve(config, driver, desk, stack)
+        # Before anything is planned, nothing needs pyarrow: the process answers first.
+        threading.Thread(target=warm_up, name="warm up", daemon=True).start()
+        print(f"ready {ready}", flush=True)
+        stop = asyncio.create_task(stopping.wait(), name="stop")
+        driver.broken.add_done_callback(lambda _: stopping.set())
+        await stop
+        if driver.broken.done():
+            raise driver.broken.result()
+    return ExitCode.DONE
+
+
+async def _serve(config: Config, driver: Driver, desk: JobDesk, stack: contextlib.AsyncExitStack) -> str:
+    """Starts all servers; gives the addresses in words."""
+    places = []
+    if config.socket is not None:
+        check_private(config.socket.parent)
+        await stack.enter_async_context(_unix(driver, desk, config.socket))
+        places.append(f"unix:{config.socket}")
+    if config.listen is not None:
+        assert config.token_file is not None
+        server, port = await serve_loopback(driver, desk, *config.listen, read_token(config.token_file))
+        stack.push_async_callback(server.wait_closed)
+        stack.callback(server.close)
+        places.append(f"{config.listen[0]}:{port}")
+    if config.http_port is not None:
+        from importlib.metadata import version
+
+        from coordinator.http import serve_http
+
+        built = version("headrace")
+
+        runner, port = await serve_http(
+            config.http_port,
+            lambda: metrics.render(desk.statuses(), driver.seats.values(), driver.counters, built),
+            lambda: driver.commits.failure is None,
+        )
+        stack.push_async_callback(runner.cleanup)
+        places.append(f"http://127.0.0.1:{port}")
+    return " ".join(places)
+
+
+@contextlib.asynccontextmanager
+async def _unix(driver: Driver, desk: JobDesk, path: Path) -> AsyncIterator[None]:
+    server, sock = await serve_unix(driver, desk, path)
+    mine = os.stat(path).st_ino
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == mine:  # not a successor's
+                path.unlink()
+        server.close()
+        await server.wait_closed()
+        sock.close()
+
+
+def make_private_folder(path: Path) -> None:
+    """Creates a folder that only this user can enter, or leaves one as it is.
+
+    Raises:
+        ConfigError: it can't be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The folder {path} can't be made: {error}") from error
+
+
+def check_private(folder: Path) -> None:
+    """Checks that nobody else can reach a socket in this folder; creates it if it is missing.
+
+    Raises:
+        ConfigError: others may enter it, or own it.
+    """
+    make_private_folder(folder)
+    found = os.stat(folder)
+    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise ConfigError(f"The socket's folder {folder} must be this user's and of mode 0700.")
+
+
+def _watch_lifeline(loop: asyncio.AbstractEventLoop, descriptor: int, stopping: asyncio.Event) -> None:
+    os.set_blocking(descriptor, False)
+
+    def look() -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(descriptor, 4096):
+                loop.remove_reader(descriptor)
+                stopping.set()
+
+    loop.add_reader(descriptor, look)
+
+
+def _set_up_log(is_json: bool) -> None:
+    renderer = structlog.processors.JSONRenderer() if is_json else structlog.dev.ConsoleRenderer(colors=False)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )

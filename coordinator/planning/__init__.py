@@ -1,0 +1,23 @@
+"""From a checked job to the program that workers run, and everything that planning can find wrong.
+
+Nothing here changes anything: files are looked at, user code runs only in the probe children of `coordinator.probing`.
+
+Not here: what a job file says wrong by itself (`coordinator.spec`), listing the input (`coordinator.datasets`),
+cutting it into shards (`coordinator.core.planner`).
+"""
+
+from coordinator.planning.output_check import check_sink
+from coordinator.planning.probes import Probe, probes_from_json, probes_to_json
+from coordinator.planning.resolve import find_faults, resolve, source_columns
+from coordinator.planning.system import check_system
+
+__all__ = [
+    "Probe",
+    "check_sink",
+    "check_system",
+    "find_faults",
+    "probes_from_json",
+    "probes_to_json",
+    "resolve",
+    "source_columns",
+]

@@ -1,0 +1,138 @@
+"""Whether the output may be written where the job says; looks and touches nothing.
+
+For a job that begins: one that continues finds its own files there and isn't asked.
+
+Not here: claiming the output against other jobs (`coordinator.output`).
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coordinator.spec import InferenceJob
+from coordinator.spec.job import scheme_of
+from headrace.errors import BadJob, Fault
+from headrace.publish import HIDDEN, part_name
+
+if TYPE_CHECKING:
+    from headrace.dataset import Dataset  # with numpy, which the command line has no use for
+
+_FIELD = "spec.sink.uri"
+ANY_FOLDERS = "**"
+
+
+def check_sink(job: InferenceJob, dataset: "Dataset") -> None:
+    """Checks a new job's output folder.
+
+    Raises:
+        BadJob: it overlaps the source either way, isn't a folder, can't be written, or isn't empty in mode `fail`.
+    """
+    faults = sink_faults(job, dataset)
+    if faults:
+        raise BadJob(faults)
+
+
+def sink_faults(job: InferenceJob, dataset: "Dataset | None") -> list[Fault]:
+    """All that `check_sink` raises; without a dataset, overlap is judged by the source's patterns alone."""
+    sink = Path(job.spec.sink.uri)
+    try:
+        faults = _folder_faults(job, sink)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM):
+            return [Fault(_FIELD, f"{sink}: {error.strerror}", "a folder that can be made and written")]
+        return [Fault(_FIELD, f"no permission to look into {error.filename}", "a folder that you may write")]
+    return faults + _overlap_faults(job, sink, dataset)
+
+
+def _folder_faults(job: InferenceJob, sink: Path) -> list[Fault]:
+    existing = next(path for path in (sink, *sink.parents) if _exists(path))
+    if not existing.is_dir():
+        return [Fault(_FIELD, f"{existing} is a file", "a folder for the output files")]
+    faults = []
+    if not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
+        faults.append(Fault(_FIELD, f"no permission to write {existing}", "a folder that you may write"))
+    if job.spec.sink.mode == "fail" and existing == sink:
+        found = next(_contents(sink), None)
+        if found is not None:
+            expected = "an empty folder, or mode: append or replace"
+            faults.append(Fault(_FIELD, f"{sink} isn't empty: it has {found}", expected))
+    return faults
+
+
+def _exists(path: Path) -> bool:
+    """As `Path.exists`, but a folder that may not be looked into is an error, not an absence."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _contents(folder: Path) -> Iterator[str]:
+    """Names that make an output not empty: anything a reader sees, `_SUCCESS`, and manifests."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name == HIDDEN:
+                yield from (f"{HIDDEN}/{found.name}" for found in Path(entry.path).glob("manifest-*.jsonl"))
+            elif not entry.name.startswith("."):
+                yield entry.name
+
+
+def _overlap_faults(job: InferenceJob, sink: Path, dataset: "Dataset | None") -> list[Fault]:
+    real = os.path.realpath(sink)
+    folders: dict[str, str] = {}  # resolved once each: 100,000 files lie in few folders
+    for path in dataset.paths if dataset else ():
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = "" if scheme_of(path) else os.path.realpath(folder)
+        if folders[folder] and _is_within(f"{folders[folder]}/{name}", real):
+            return [Fault(_FIELD, f"the source's file {path} lies in the output folder {sink}", "a folder of its own")]
+    for uri in job.spec.source.uri:
+        if not scheme_of(uri) and _reads(uri, real, job):
+            found = f"{sink} lies in the source {uri}: the job would read its own output"
+            return [Fault(_FIELD, found, "a folder beside it")]
+    return []
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _reads(uri: str, sink: str, job: InferenceJob) -> bool:
+    """Whether a source of `uri` would list a file that the job writes to `sink`."""
+    from coordinator.datasets.globs import Excludes, is_glob, split_glob
+
+    fixed, patterns = split_glob(uri) if is_glob(uri) else (uri, ("**",))
+    base = os.path.realpath(fixed)
+    if not _is_within(sink, base):
+        return False
+    excludes = Excludes(job.spec.source.exclude)
+    inside = os.path.relpath(sink, base)
+    folders = [] if inside == "." else inside.split("/")
+    below = [os.path.join(base, *folders[: i + 1]) for i in range(len(folders))]
+    if any(excludes.hits(folder, len(base.rstrip("/")) + 1) for folder in below):
+        return False
+    return any(
+        _matches((*folders, name), patterns) and not excludes.hits(f"{sink}/{name}", len(base.rstrip("/")) + 1)
+        for name in _output_names(job.spec.sink.format)
+    )
+
+
+def _output_names(extension: str) -> Iterator[str]:
+    """Names such as the job's output files will have."""
+    for compressed in ("", ".gz", ".zst"):
+        yield part_name(0, "00000000", 1, "00000000", f".{extension}{compressed}")
+
+
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether a path below a source's folder matches its pattern, name by name; ``**`` stands for any folders."""
+    if not patterns:
+        return not names
+    if patterns[0] == ANY_FOLDERS:
+        if len(patterns) == 1:
+            return bool(names)
+        return any(_matches(names[i:], patterns[1:]) for i in range(len(names)))
+    return bool(names) and fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])

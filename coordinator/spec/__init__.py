@@ -1,0 +1,40 @@
+"""What a user writes: the models of the InferenceJob, reading them, and their JSON Schema.
+
+Start-up matters here: pydantic and PyYAML are all that may be imported, never pyarrow or numpy.
+"""
+
+from coordinator.spec.graph import Use, graph_faults, running_order, sink_uses, stage_uses
+from coordinator.spec.job import API_VERSION, InferenceJob, JobSpec, Metadata, job_schema
+from coordinator.spec.load import LoadedJob, job_from_plain, load_job
+from coordinator.spec.pipeline import BatchSpec, CastSpec, PredictorsSpec, StageSpec, split_reference
+from coordinator.spec.policy import ErrorsSpec, RetriesSpec, WorkersSpec
+from coordinator.spec.sink import ALL_COLUMNS, SinkSpec
+from coordinator.spec.source import CsvSpec, SourceSpec
+
+__all__ = [
+    "ALL_COLUMNS",
+    "API_VERSION",
+    "BatchSpec",
+    "CastSpec",
+    "CsvSpec",
+    "ErrorsSpec",
+    "InferenceJob",
+    "JobSpec",
+    "LoadedJob",
+    "Metadata",
+    "PredictorsSpec",
+    "RetriesSpec",
+    "SinkSpec",
+    "SourceSpec",
+    "StageSpec",
+    "Use",
+    "WorkersSpec",
+    "graph_faults",
+    "job_from_plain",
+    "job_schema",
+    "load_job",
+    "running_order",
+    "sink_uses",
+    "split_reference",
+    "stage_uses",
+]

@@ -1,0 +1,60 @@
+"""Refuses what the job format has and this version can't do yet: said, never ignored."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from coordinator.spec.document import Path, field_name
+from coordinator.spec.job import InferenceJob, scheme_of
+from coordinator.spec.strict import NOT_BUILT
+from headrace.errors import Fault
+
+_NOT_YET = "not supported yet"
+_LATER_SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs")
+_HTTP = ("http", "https")
+
+
+def unbuilt(job: InferenceJob) -> list[Fault]:
+    """A fault for every field whose feature isn't built."""
+    faults = [Fault(field_name(path), _NOT_YET, "leave it out") for path in _unbuilt_fields(job, ())]
+    source = job.spec.source
+    for uri in source.uri:
+        faults += _scheme("spec.source.uri", uri, (*_HTTP, "file") if source.format == "parquet" else ("file",))
+    faults += _scheme("spec.sink.uri", job.spec.sink.uri, ("file",))
+    for i, stage in enumerate(job.spec.pipeline):
+        if stage.onnx:
+            faults += _scheme(f"spec.pipeline[{i}].onnx", stage.onnx, ("file", "pkg"))
+    return faults
+
+
+def _unbuilt_fields(model: BaseModel, path: Path) -> Iterator[Path]:
+    for name, info in type(model).model_fields.items():
+        if name not in model.model_fields_set:
+            continue
+        at = (*path, info.alias or name)
+        extra = info.json_schema_extra
+        if isinstance(extra, dict) and extra.get(NOT_BUILT):
+            yield at
+        else:
+            yield from _within(getattr(model, name), at)
+
+
+def _within(value: Any, path: Path) -> Iterator[Path]:
+    if isinstance(value, BaseModel):
+        yield from _unbuilt_fields(value, path)
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _within(item, (*path, i))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _within(item, (*path, str(key)))
+
+
+def _scheme(field: str, uri: str, allowed: tuple[str, ...]) -> list[Fault]:
+    scheme = scheme_of(uri)
+    if not scheme or scheme in allowed:
+        return []
+    if scheme in _LATER_SCHEMES or scheme in _HTTP:
+        return [Fault(field, f"{scheme}:// is {_NOT_YET} here", "a local path")]
+    return [Fault(field, f"unknown scheme {scheme}://", "a local path")]

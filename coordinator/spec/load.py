@@ -1,0 +1,142 @@
+"""Job files and manifests to checked jobs.
+
+A job file is YAML (or JSON, which is YAML), a manifest is JSON. Everything that one file can say wrong by itself is
+found here, all of it; what needs the input, the models or the user's code is found by `coordinator.planning`.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from coordinator.spec.built import unbuilt
+from coordinator.spec.document import Document, parse
+from coordinator.spec.document import Path as FieldPath
+from coordinator.spec.faults import faults_of, unknown_paths
+from coordinator.spec.graph import graph_faults
+from coordinator.spec.job import InferenceJob
+from headrace.errors import BadJob, Fault
+
+FILE_BYTES_MAX = 4 * 2**20
+"""A job file is written by hand; something larger is another file."""
+
+_WORD = re.compile(r"\W")
+_OF_THE_FILE = ("this", "line", "apiVersion", "kind", "metadata", "spec")
+"""First words of faults about the job file itself; others name input files or models."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedJob:
+    """A job, its local paths absolute, and where it came from."""
+
+    job: InferenceJob
+    path: Path
+    folder: Path  # absolute
+    document: Document
+
+    def located(self, error: BadJob) -> BadJob:
+        """`error` with ``file:line:`` before the fields that the job file has."""
+        return BadJob(_located(error.faults, self.path, self.document))
+
+
+def load_job(path: Path, sets: Mapping[str, str], environ: Mapping[str, str]) -> LoadedJob:
+    """Reads a job file; ``${NAME}`` is taken from `sets`, then from `environ`.
+
+    Raises:
+        BadJob: all faults, each field with file and line.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise BadJob([Fault(str(path), error.strerror or str(error), "a job file that can be read")]) from error
+    if len(raw) > FILE_BYTES_MAX:
+        raise BadJob([Fault(str(path), f"{len(raw)} bytes", "a job file, which is YAML written by hand")])
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadJob([Fault(str(path), f"byte {error.start} isn't UTF-8", "YAML text in UTF-8")]) from error
+    document = parse(text, {**environ, **sets})
+    faults = list(document.faults)
+    job = None
+    if document.value is None and not faults:
+        faults.append(Fault("this file", "empty", "an InferenceJob; see `headrace init`"))
+    elif document.value is not None:
+        job, found = _checked(document.value)
+        faults += found
+    if job is None or faults:
+        raise BadJob(_located(faults, path, document))
+    folder = path.absolute().parent
+    return LoadedJob(job.absolute(folder), path, folder, document)
+
+
+def parse_json(text: str) -> Any:
+    """The plain value of a manifest.
+
+    Raises:
+        BadJob: the text isn't JSON.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise BadJob([Fault("manifest", f"not JSON: {error}")]) from error
+
+
+def job_from_plain(value: Any) -> InferenceJob:
+    """The job that `value`, plain dicts and lists, describes.
+
+    Raises:
+        BadJob: all faults.
+    """
+    job, faults = _checked(value)
+    if job is None or faults:
+        raise BadJob(faults)
+    return job
+
+
+def _checked(value: Any) -> tuple[InferenceJob | None, list[Fault]]:
+    """The job and what is wrong with it; None where it is too wrong to be one."""
+    if not isinstance(value, dict):
+        return None, [Fault("this file", f"found a {type(value).__name__}", "an InferenceJob; see `headrace init`")]
+    faults: list[Fault] = []
+    try:
+        job = InferenceJob.model_validate(value)
+    except ValidationError as error:
+        faults = faults_of(error, InferenceJob, value)
+        unknown = unknown_paths(error, value)
+        if len(unknown) < error.error_count():
+            return None, faults
+        # Only unknown fields: without them the rest can be checked as well, so that one look finds everything.
+        try:
+            job = InferenceJob.model_validate(_without(value, unknown))
+        except ValidationError as other:
+            return None, faults + faults_of(other, InferenceJob, value)
+    return job, faults + unbuilt(job) + graph_faults(job)
+
+
+def _without(value: Any, paths: list[FieldPath]) -> Any:
+    copy = json.loads(json.dumps(value, default=str))
+    for path in paths:
+        at = copy
+        for part in path[:-1]:
+            at = at[part]
+        del at[path[-1]]
+    return copy
+
+
+def _located(faults: Sequence[Fault], path: Path, document: Document) -> list[Fault]:
+    """`faults` in the order of the file, those last that have no line."""
+    made: list[tuple[float, Fault]] = []
+    for fault in faults:
+        line = document.line(fault.field)
+        if line is not None:
+            made.append((line, Fault(f"{path}:{line}: {fault.field}", fault.found, fault.expected)))
+        elif _WORD.split(fault.field, maxsplit=1)[0] in _OF_THE_FILE:
+            made.append((math.inf, Fault(f"{path}: {fault.field}", fault.found, fault.expected)))
+        else:
+            made.append((math.inf, fault))
+    return [fault for _, fault in sorted(made, key=lambda item: item[0])]

@@ -1,0 +1,58 @@
+"""The two commands of the launcher: `host` serves a stage, `probe` loads it once and says what it takes and gives."""
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import sys
+from typing import List
+
+
+def main(arguments: List[str]) -> int:
+    """Runs one command and returns the exit status."""
+    parser = argparse.ArgumentParser(prog="predictor")
+    commands = parser.add_subparsers(dest="command", required=True)
+    host = commands.add_parser("host", help="listen on a Unix socket and fork predictors")
+    host.add_argument("--socket", required=True, help="path of the socket to make")
+    host.add_argument("--stage", required=True, help="name of the stage")
+    host.add_argument("--kind", required=True, choices=("onnx", "python"))
+    host.add_argument("--lifeline", action="store_true", help="end when stdin ends")
+    probe = commands.add_parser("probe", help="print inputs and outputs of a stage as JSON")
+    probe.add_argument("stage", help="StageProgram as JSON")
+    options = parser.parse_args(arguments)
+    # One thread per predictor: one process per core is twice as fast as one with as many threads (benchmarks.md), and
+    # the host must have one thread only when it forks. numpy reads these when it is imported, so before it.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    if options.command == "probe":
+        return _probe(options.stage)
+    return _host(options)
+
+
+def _host(options: argparse.Namespace) -> int:
+    from . import host
+
+    listener = host.listen(options.socket)  # first of all: the sidecar waits for it
+    importlib.import_module(f"{__package__}.serving")
+    if options.kind == "onnx":
+        try:
+            importlib.import_module("onnxruntime")
+        except ImportError as error:  # each predictor will fail to load, and say so
+            print(f"onnxruntime can't be imported: {error}", file=sys.stderr)
+    gc.collect()
+    gc.freeze()  # what is imported stays shared with the forks
+    return host.Host(options.stage, listener, 0 if options.lifeline else None).run()
+
+
+def _probe(text: str) -> int:
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what the stage prints is no part of the answer
+    from . import probing
+
+    json.dump(probing.probe(text), answer)
+    answer.flush()
+    # Threads or exit functions of the user's code don't keep us.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,53 @@
+"""The project's vocabulary as types: ids, states, exit codes (docs/architecture.md, Words)."""
+
+from enum import IntEnum, StrEnum
+from typing import NewType
+
+JobUid = NewType("JobUid", str)
+WorkerName = NewType("WorkerName", str)
+Incarnation = NewType("Incarnation", str)
+ShardId = NewType("ShardId", int)
+Epoch = NewType("Epoch", int)
+
+SOURCE = "source"
+"""The name that references use for the source; no stage may have it."""
+
+
+class ShardState(IntEnum):
+    """States of a shard. COMMITTED means that the publish is journaled."""
+
+    PENDING = 0
+    LEASED = 1
+    COMMITTING = 2
+    COMMITTED = 3
+    QUARANTINED = 4
+
+
+class ExitCode(IntEnum):
+    """Exit codes of `headrace` and of its processes (conventions: 42 and 78 are never retried, 75 is temporary)."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    BAD_JOB = 42
+    TEMPORARY = 75
+    BAD_CONFIG = 78
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class Reason(StrEnum):
+    """Reasons of a job's `Failed` condition."""
+
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    ERROR_BUDGET_EXCEEDED = "ErrorBudgetExceeded"
+    MODEL_FAILED = "ModelFailed"
+    MODEL_LOAD_FAILED = "ModelLoadFailed"
+    SCHEMA_MISMATCH = "SchemaMismatch"
+    NO_PROGRESS = "NoProgress"
+    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
+    INPUT_CHANGED = "InputChanged"
+    CORRUPT_INPUT = "CorruptInput"
+    SINK_FAILED = "SinkFailed"
+    LEDGER_DAMAGED = "LedgerDamaged"
+    CANCELLED = "Cancelled"

@@ -1,0 +1,83 @@
+"""Output rows of one flow batch: the sink's columns, picked from the source's rows and the stages' results."""
+
+import base64
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.errors import BadJob, Fault
+from headrace.program import Program, SinkProgram
+from headrace.words import SOURCE
+from sidecar.converter.to_arrow import nested_type
+
+
+def assemble(
+    sink: SinkProgram,
+    source_rows: pa.RecordBatch,
+    stage_columns: Mapping[tuple[str, str], pa.Array],
+    keep: npt.NDArray[np.bool_] | None,
+) -> pa.RecordBatch:
+    """Builds the rows to write, in input order.
+
+    Args:
+        sink: names the columns and their order.
+        source_rows: the batch's rows as they were read.
+        stage_columns: by (stage, column), as many values as there are source rows.
+        keep: mask over the rows; None keeps all.
+
+    Raises:
+        BadJob: a stage gives no such column.
+    """
+    arrays, faults = [], []
+    for column in sink.columns:
+        if column.ref.producer == SOURCE:
+            arrays.append(source_rows.column(column.ref.column))
+            continue
+        array = stage_columns.get((column.ref.producer, column.ref.column))
+        if array is None:
+            faults.append(_missing(column.name, column.ref.producer, column.ref.column, list(stage_columns)))
+            continue
+        assert len(array) == source_rows.num_rows, "a stage's columns have the batch's rows"
+        arrays.append(array)
+    if faults:
+        raise BadJob(faults)
+    rows = pa.RecordBatch.from_arrays(arrays, [column.name for column in sink.columns])
+    return rows if keep is None else rows.filter(pa.array(keep))
+
+
+def empty_rows(
+    program: Program, specs: Mapping[str, Mapping[str, tuple[str | None, Sequence[int | None] | None]]]
+) -> pa.RecordBatch:
+    """No rows, with the columns and types that rows would have, for the file of an empty dataset.
+
+    Args:
+        program: names the sink's columns and the source's types.
+        specs: by stage and output, (dtype, shape with the dimension of the rows), where known. What isn't known has the
+            null type.
+    """
+    source = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(program.source.schema)))
+    fields = []
+    for column in program.sink.columns:
+        if column.ref.producer == SOURCE:
+            fields.append(pa.field(column.name, source.field(column.ref.column).type))
+        else:
+            dtype, shape = specs.get(column.ref.producer, {}).get(column.ref.column, (None, None))
+            fields.append(pa.field(column.name, _spec_type(dtype, shape)))
+    return pa.RecordBatch.from_pylist([], schema=pa.schema(fields))
+
+
+def _spec_type(dtype: str | None, shape: Sequence[int | None] | None) -> pa.DataType:
+    if dtype is None:
+        return pa.null()
+    if dtype in ("utf8", "binary"):
+        return pa.string() if dtype == "utf8" else pa.binary()
+    leaf = pa.date32() if dtype == "datetime64[D]" else pa.from_numpy_dtype(np.dtype(dtype))
+    return nested_type(leaf, tuple(shape[1:])) if shape is not None else pa.null()
+
+
+def _missing(name: str, stage: str, column: str, there: Sequence[tuple[str, str]]) -> Fault:
+    given = sorted(found for producer, found in there if producer == stage)
+    found = f"stage {stage!r} gives no column {column!r}"
+    return Fault(f"spec.sink.columns.{name}", found, f"it gives {', '.join(given)}" if given else "")

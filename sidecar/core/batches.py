@@ -1,0 +1,130 @@
+"""Batches in flight: rows that go through the stages together, and the pieces that a failing batch is cut into.
+
+A batch is admitted whole. As long as nothing fails it is one piece. When a stage fails on a piece, the piece is
+replaced by its halves over the same regions, each of which goes on by itself through the remaining stages, until single
+rows are left to blame: no rows are copied, and no stage that has succeeded runs again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headrace.local.columns import Column
+from sidecar.core.space import Region
+
+ShardKey = tuple[int, int]
+"""(shard, epoch): names a lease for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """Why a row is rejected: in which stage, what class of error, which message."""
+
+    stage: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageWiring:
+    """What a stage reads: for each of its inputs the columns (producer, column) that make it up."""
+
+    name: str
+    feeds: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+
+    @property
+    def producers(self) -> frozenset[str]:
+        """The source and the stages that this stage reads."""
+        return frozenset(producer for _, columns in self.feeds for producer, _ in columns)
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """Where a stage's output of one piece will go: a part of a region.
+
+    `regions` are held for it: a result that outgrew its slot may lie in the first and the one given later.
+    """
+
+    regions: list[Region]
+    offset: int
+    nbytes: int
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Rows of one shard admitted together."""
+
+    number: int
+    age: int  # smaller is older; a batch that is fed again keeps its age
+    shard: ShardKey
+    rows: int
+    blamed: dict[int, Blame] = field(default_factory=dict)  # row in the batch -> why
+    open_pieces: int = 0
+    finished: list["Piece"] = field(default_factory=list)
+    cancelled: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """Rows ``[begin, end)`` of a batch, somewhere between admission and the sink."""
+
+    number: int
+    batch: Batch
+    begin: int
+    end: int
+    columns: dict[str, Mapping[str, Column]]  # producer -> its columns, of exactly these rows
+    regions: dict[str, list[Region]]  # producer -> what holds its columns
+    slots: dict[str, Slot]  # stage not yet run -> where its output goes
+    readers: dict[str, int]  # producer -> stages (and the sink) that have yet to read it
+    deaths: int = 0  # predictors that died executing it
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.end - self.begin
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Sorts pieces oldest first."""
+        return (self.batch.age, self.begin)
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Give a piece to a predictor."""
+
+    stage: str
+    predictor: int
+    piece: int
+    rows: int
+    inputs: Mapping[str, tuple[Column, ...]]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveSpace:
+    """Answer a predictor that keeps a result too large for its slot; `nbytes` 0: forget the result."""
+
+    stage: str
+    predictor: int
+    piece: int
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All pieces of a batch have ended: it can be written, then `Pipeline.written` frees its regions."""
+
+    batch: Batch
+
+
+@dataclass(frozen=True, slots=True)
+class FeedAgain:
+    """A batch was dropped to make room: its rows come again, at most `rows_max` together, with its age."""
+
+    batch: Batch
+    rows_max: int
+
+
+Action = Send | GiveSpace | Finished | FeedAgain

@@ -1,0 +1,466 @@
+"""The stage graph over the arena: which piece goes to which predictor next, and who may use which bytes.
+
+Events come in as method calls (`admit`, `done`, `failed`, `space_needed`, ...), what must happen goes out as a list of
+actions. Rules:
+
+* A batch is admitted only when its source region and the expected output of every stage fit, so an admitted batch can
+  run to its end without asking for more unless a stage made more than was expected of it.
+* Oldest first, in every queue. Two pieces per predictor (credits), so that it never waits for the sidecar.
+* No deadlock: a predictor whose result is larger than its slot keeps it and waits for space, the oldest first, and no
+  batch is admitted meanwhile. When nothing else can move, the youngest batch that waits is dropped and fed again
+  later; the last one is fed again in halves, and a single row whose results don't fit an empty arena is rejected.
+  Every stall thus drops a batch, and what was learnt of its size keeps it out until it fits.
+* A region is dropped when the last stage that reads it is done. One that a dead predictor may still write to is not
+  touched before `predictor_ended`, which the host sends only after the whole process group is gone.
+
+Not here: how bytes get there (`sidecar.predictors`), the order of output rows (`sidecar.shard_run`).
+"""
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from headrace.local.columns import TENSOR, Column, aligned
+from headrace.words import SOURCE
+from sidecar.core.batches import (
+    Action,
+    Batch,
+    Blame,
+    FeedAgain,
+    Finished,
+    GiveSpace,
+    Piece,
+    Send,
+    ShardKey,
+    Slot,
+    StageWiring,
+)
+from sidecar.core.space import Region, Space
+
+CREDITS = 2
+"""Pieces a predictor may hold: one it executes, one to go on with."""
+DEATHS_MAX = 2
+"""Predictors that may die executing a piece before the piece is blamed and halved."""
+FIRST_GUESS_ROW_BYTES = 64
+"""Of a stage's output, before anything is known of it."""
+SLOT_SLACK_BYTES = 1024
+"""For aligning the columns of an output."""
+
+
+@dataclass(slots=True, eq=False)
+class _Predictor:
+    pieces: list[int] = field(default_factory=list)  # in the order sent; the first is being executed
+    blocked: bool = False  # keeps a result that doesn't fit
+
+
+@dataclass(slots=True, eq=False)
+class _Stage:
+    wiring: StageWiring
+    row_bytes: float = FIRST_GUESS_ROW_BYTES
+    ready: list[tuple[tuple[int, int], int]] = field(default_factory=list)  # heap of (age, piece)
+    predictors: dict[int, _Predictor] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """What the pipeline knows of a live piece besides the piece."""
+
+    piece: Piece
+    undone: set[str]
+    busy: set[str] = field(default_factory=set)  # stages executing it now
+    blame: Blame | None = None  # halve it, or reject its only row, once no stage is busy with it
+
+
+@dataclass(frozen=True, slots=True)
+class _Want:
+    """A piece whose output of `stage`, kept by `predictor`, needs `nbytes`."""
+
+    piece: int
+    stage: str
+    predictor: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Room for a batch: its source columns go to `offset`."""
+
+    batch: Batch
+    region: Region
+    slots: Mapping[str, Slot]
+
+    @property
+    def offset(self) -> int:
+        """Where in the arena the source columns go."""
+        return self.region.offset
+
+
+class TooLarge:
+    """Not even an empty arena has room for so many rows."""
+
+
+class Pipeline:
+    """All batches between admission and the sink."""
+
+    def __init__(self, stages: Sequence[StageWiring], sink_reads: frozenset[str], space: Space, window: int) -> None:
+        """`window` bounds the batches between admission and `written`."""
+        self._stages = {wiring.name: _Stage(wiring) for wiring in stages}
+        self._space = space
+        self._window = window
+        self._readers = {SOURCE: 0} | dict.fromkeys(self._stages, 0)
+        for wiring in stages:
+            for producer in wiring.producers:
+                self._readers[producer] += 1
+        for producer in sink_reads - {SOURCE}:
+            self._readers[producer] += 1
+        self._flights: dict[int, _Flight] = {}
+        self._starving: list[_Want] = []
+        self._live = 0
+        self._unwritten = 0
+        self._next_batch = 0
+        self._next_piece = 0
+
+    # ------------------------------------------------------------------ admission
+
+    def expect_output(self, stage: str, row_bytes: float) -> None:
+        """What a row of `stage`'s output takes, as its specs or its results say; only ever raised."""
+        shape = self._stages[stage]
+        shape.row_bytes = max(shape.row_bytes, row_bytes)
+
+    def admit(
+        self, shard: ShardKey, rows: int, source_bytes: int, age: int | None = None
+    ) -> Admission | TooLarge | None:
+        """Room for `rows` rows whose source columns take `source_bytes`; None: not now. `age`: of rows fed again."""
+        if self._live >= self._window or self._starving:
+            return None
+        sizes = {name: self._slot_bytes(stage, rows) for name, stage in self._stages.items()}
+        if self._live and not self._space.fits_softly(aligned(source_bytes) + sum(sizes.values())):
+            return None
+        taken: dict[str, Region] = {}
+        for name, nbytes in ((SOURCE, source_bytes), *sizes.items()):
+            region = self._space.take(nbytes)
+            if region is None:
+                for other in taken.values():
+                    self._space.drop(other)
+                return None if self._live else TooLarge()
+            taken[name] = region
+        batch = Batch(self._next_batch, self._next_batch if age is None else age, shard, rows)
+        self._next_batch += 1
+        self._live += 1
+        source = taken.pop(SOURCE)
+        return Admission(batch, source, {name: Slot([r], r.offset, r.nbytes) for name, r in taken.items()})
+
+    def withdraw(self, admission: Admission) -> None:
+        """The admitted batch won't come."""
+        self._space.drop(admission.region)
+        for slot in admission.slots.values():
+            self._drop(slot.regions)
+        self._live -= 1
+
+    def start(self, admission: Admission, columns: Mapping[str, Column], blamed: Mapping[int, Blame]) -> list[Action]:
+        """The source columns are in place; `blamed` rows hold fill values and are already rejected."""
+        batch = admission.batch
+        batch.blamed.update(blamed)
+        piece = Piece(
+            number=self._piece_number(),
+            batch=batch,
+            begin=0,
+            end=batch.rows,
+            columns={SOURCE: columns},
+            regions={SOURCE: [admission.region]},
+            slots=dict(admission.slots),
+            readers=dict(self._readers),
+        )
+        if piece.readers[SOURCE] == 0:
+            self._forget(piece, SOURCE)
+        batch.open_pieces = 1
+        flight = _Flight(piece, undone=set(self._stages))
+        self._flights[piece.number] = flight
+        return [*self._advance(flight), *self._dispatch()]
+
+    # ------------------------------------------------------------------ predictors
+
+    def predictor_ready(self, stage: str, predictor: int) -> list[Action]:
+        """A predictor can take pieces."""
+        self._stages[stage].predictors[predictor] = _Predictor()
+        return self._dispatch()
+
+    def predictor_ended(self, stage: str, predictor: int, error: str) -> list[Action]:
+        """A predictor and its whole process group are gone; of its pieces only the one it was executing is suspect."""
+        gone = self._stages[stage].predictors.pop(predictor, None)
+        self._starving[:] = [want for want in self._starving if want.predictor != predictor or want.stage != stage]
+        actions: list[Action] = []
+        for i, number in enumerate(gone.pieces if gone else ()):
+            flight = self._flights[number]
+            flight.busy.discard(stage)
+            if i == 0:
+                flight.piece.deaths += 1
+                if flight.piece.deaths >= DEATHS_MAX:
+                    flight.blame = flight.blame or Blame(stage, "PredictorDied", error)
+            actions += self._advance(flight)
+        return [*actions, *self._move()]
+
+    def done(
+        self, stage: str, predictor: int, piece: int, columns: Mapping[str, Column], blamed: Mapping[int, Blame]
+    ) -> list[Action]:
+        """A predictor has written the outputs of a piece where it was told to; `blamed` rows of it are rejected.
+
+        A blamed row goes on with the others, whatever the stage gave for it, and is left out in the end.
+        """
+        flight = self._returned(stage, predictor, piece)
+        done = flight.piece
+        for row, blame in blamed.items():
+            done.batch.blamed.setdefault(done.begin + row, blame)
+        slot = done.slots.pop(stage)
+        done.columns[stage] = columns
+        done.regions[stage] = slot.regions
+        flight.undone.discard(stage)
+        done.deaths = 0
+        if done.rows:
+            self.expect_output(stage, sum(map(_column_bytes, columns.values())) / done.rows)
+        for producer in self._stages[stage].wiring.producers:
+            done.readers[producer] -= 1
+            if done.readers[producer] == 0:
+                self._forget(done, producer)
+        if done.readers[stage] == 0:
+            self._forget(done, stage)
+        return [*self._advance(flight), *self._move()]
+
+    def failed(self, stage: str, predictor: int, piece: int, kind: str, message: str) -> list[Action]:
+        """The stage raised an exception on a piece."""
+        flight = self._returned(stage, predictor, piece)
+        flight.blame = flight.blame or Blame(stage, kind, message)
+        return [*self._advance(flight), *self._move()]
+
+    def space_needed(self, stage: str, predictor: int, piece: int, nbytes: int) -> list[Action]:
+        """A result takes `nbytes`, more than its slot; the predictor keeps it until it is answered."""
+        self._stages[stage].predictors[predictor].blocked = True
+        rows = self._flights[piece].piece.rows
+        self.expect_output(stage, nbytes / max(rows, 1))
+        self._starving.append(_Want(piece, stage, predictor, nbytes))
+        return self._move()
+
+    # ------------------------------------------------------------------ the end of batches
+
+    def written(self, batch: Batch) -> list[Action]:
+        """The finished batch has been copied out of the arena."""
+        for piece in batch.finished:
+            self._release(piece)
+        self._live -= 1
+        self._unwritten -= 1
+        return self._move()
+
+    def cancel(self, shard: ShardKey) -> list[Action]:
+        """Nobody wants this lease's batches any more; what predictors hold of it is dropped as it comes back."""
+        actions: list[Action] = []
+        for batch in {flight.piece.batch for flight in self._flights.values() if flight.piece.batch.shard == shard}:
+            actions += self._drop_batch(batch)
+        return [*actions, *self._move()]
+
+    @property
+    def live(self) -> int:
+        """Batches admitted and not yet written."""
+        return self._live
+
+    def queued(self, stage: str) -> int:
+        """Pieces waiting for a predictor of `stage`."""
+        return sum(number in self._flights for _, number in self._stages[stage].ready)
+
+    # ------------------------------------------------------------------ inside
+
+    def _piece_number(self) -> int:
+        self._next_piece += 1
+        return self._next_piece
+
+    def _slot_bytes(self, stage: _Stage, rows: int) -> int:
+        return aligned(int(stage.row_bytes * rows) + SLOT_SLACK_BYTES)
+
+    def _returned(self, stage: str, predictor: int, piece: int) -> _Flight:
+        holder = self._stages[stage].predictors[predictor]
+        holder.pieces.remove(piece)
+        holder.blocked = False
+        self._starving[:] = [want for want in self._starving if want.piece != piece or want.stage != stage]
+        flight = self._flights[piece]
+        flight.busy.discard(stage)
+        return flight
+
+    def _forget(self, piece: Piece, producer: str) -> None:
+        piece.columns.pop(producer, None)
+        self._drop(piece.regions.pop(producer))
+
+    def _drop_batch(self, batch: Batch) -> list[Action]:
+        """Ends a batch wherever its pieces are; those that predictors execute end when they come back."""
+        batch.cancelled = True
+        actions: list[Action] = []
+        for want in [want for want in self._starving if self._flights[want.piece].piece.batch is batch]:
+            self._returned(want.stage, want.predictor, want.piece)
+            actions.append(GiveSpace(want.stage, want.predictor, want.piece, 0, 0))
+        for flight in [flight for flight in self._flights.values() if flight.piece.batch is batch]:
+            actions += self._advance(flight)
+        return actions
+
+    def _drop(self, regions: Sequence[Region]) -> None:
+        for region in regions:
+            self._space.drop(region)
+
+    def _release(self, piece: Piece) -> None:
+        for regions in piece.regions.values():
+            self._drop(regions)
+        for slot in piece.slots.values():
+            self._drop(slot.regions)
+        piece.regions.clear()
+        piece.slots.clear()
+        piece.columns.clear()
+
+    def _advance(self, flight: _Flight) -> list[Action]:
+        """Queues a piece for the stages that can run now, or ends it."""
+        piece = flight.piece
+        if piece.batch.cancelled or flight.blame:
+            if flight.busy:
+                return []  # others still read its regions; they come back here
+            del self._flights[piece.number]
+            if flight.blame and not piece.batch.cancelled:
+                if piece.rows > 1:
+                    self._halve(flight)
+                    return []
+                piece.batch.blamed.setdefault(piece.begin, flight.blame)
+            self._release(piece)
+            return self._ended(piece)
+        if not flight.undone:
+            del self._flights[piece.number]
+            piece.batch.finished.append(piece)
+            return self._ended(piece)
+        for name in flight.undone - flight.busy:
+            stage = self._stages[name]
+            if all(producer in piece.columns or producer == SOURCE for producer in stage.wiring.producers):
+                entry = (piece.age, piece.number)
+                if entry not in stage.ready:
+                    heapq.heappush(stage.ready, entry)
+        return []
+
+    def _ended(self, piece: Piece) -> list[Action]:
+        batch = piece.batch
+        batch.open_pieces -= 1
+        if batch.open_pieces:
+            return []
+        if batch.cancelled:
+            for finished in batch.finished:
+                self._release(finished)
+            self._live -= 1
+            return []
+        batch.finished.sort(key=lambda part: part.begin)
+        self._unwritten += 1
+        return [Finished(batch)]
+
+    def _halve(self, flight: _Flight) -> None:
+        parent = flight.piece
+        middle = parent.begin + parent.rows // 2
+        parent.batch.open_pieces += 1
+        for begin, end in ((parent.begin, middle), (middle, parent.end)):
+            low, high = begin - parent.begin, end - parent.begin
+            half = Piece(
+                number=self._piece_number(),
+                batch=parent.batch,
+                begin=begin,
+                end=end,
+                columns={
+                    producer: {name: column.rows_slice(low, high) for name, column in columns.items()}
+                    for producer, columns in parent.columns.items()
+                },
+                regions={producer: self._share(regions) for producer, regions in parent.regions.items()},
+                slots={name: self._part(slot, low, high, parent.rows) for name, slot in parent.slots.items()},
+                readers=dict(parent.readers),
+            )
+            child = _Flight(half, undone=set(flight.undone))
+            self._flights[half.number] = child
+            self._advance(child)
+        self._release(parent)
+
+    def _part(self, slot: Slot, low: int, high: int, rows: int) -> Slot:
+        def cut(row: int) -> int:
+            return slot.nbytes if row == rows else slot.nbytes * row // rows // 64 * 64
+
+        return Slot(self._share(slot.regions), slot.offset + cut(low), cut(high) - cut(low))
+
+    def _share(self, regions: Sequence[Region]) -> list[Region]:
+        return [self._space.share(region) for region in regions]
+
+    def _move(self) -> list[Action]:
+        """After anything was freed or came back: serve those who wait, then break a stall if there is one."""
+        actions = [*self._serve(), *self._dispatch()]
+        while self._starving and self._is_stalled():
+            actions += [*self._give_way(), *self._serve(), *self._dispatch()]
+        return actions
+
+    def _serve(self) -> list[Action]:
+        """Gives space to those who wait for it, oldest first, until it runs out."""
+        actions: list[Action] = []
+        for want in sorted(self._starving, key=self._age):
+            region = self._space.take(want.nbytes)
+            if region is None:
+                break
+            self._starving.remove(want)
+            slots = self._flights[want.piece].piece.slots
+            slots[want.stage] = Slot([*slots[want.stage].regions, region], region.offset, region.nbytes)
+            self._stages[want.stage].predictors[want.predictor].blocked = False
+            actions.append(GiveSpace(want.stage, want.predictor, want.piece, region.offset, region.nbytes))
+        return actions
+
+    def _age(self, want: _Want) -> tuple[int, int]:
+        return self._flights[want.piece].piece.age
+
+    def _is_stalled(self) -> bool:
+        if self._unwritten:
+            return False
+        for stage in self._stages.values():
+            moving = [predictor for predictor in stage.predictors.values() if not predictor.blocked]
+            if any(predictor.pieces for predictor in moving):
+                return False
+            if (moving or not stage.predictors) and any(number in self._flights for _, number in stage.ready):
+                return False
+        return True
+
+    def _give_way(self) -> list[Action]:
+        """Breaks a stall."""
+        want = max(self._starving, key=self._age)
+        batch = self._flights[want.piece].piece.batch
+        is_alone = self._live == 1
+        if is_alone and batch.rows == 1:
+            flight = self._returned(want.stage, want.predictor, want.piece)
+            flight.blame = Blame(want.stage, "TooLarge", f"its result of {want.nbytes} bytes exceeds the arena")
+            return [GiveSpace(want.stage, want.predictor, want.piece, 0, 0), *self._advance(flight)]
+        again = FeedAgain(batch, batch.rows // 2 if is_alone else batch.rows)
+        return [*self._drop_batch(batch), again]
+
+    def _dispatch(self) -> list[Action]:
+        return [action for stage in self._stages.values() for action in self._dispatch_stage(stage)]
+
+    def _dispatch_stage(self, stage: _Stage) -> Iterator[Action]:
+        name = stage.wiring.name
+        while stage.ready:
+            free = [item for item in stage.predictors.items() if len(item[1].pieces) < CREDITS and not item[1].blocked]
+            if not free:
+                return
+            _, number = heapq.heappop(stage.ready)
+            flight = self._flights.get(number)
+            if flight is None or name in flight.busy or name not in flight.undone:
+                continue  # ended or halved since it was queued
+            predictor, holder = min(free, key=lambda item: len(item[1].pieces))
+            holder.pieces.append(number)
+            flight.busy.add(name)
+            piece = flight.piece
+            slot = piece.slots[name]
+            inputs = {
+                feed: tuple(piece.columns[producer][column] for producer, column in columns)
+                for feed, columns in stage.wiring.feeds
+            }
+            yield Send(name, predictor, number, piece.rows, inputs, slot.offset, slot.nbytes)
+
+
+def _column_bytes(column: Column) -> int:
+    nbytes = aligned(column.nbytes)
+    if column.kind != TENSOR:
+        nbytes += aligned(column.data_nbytes)
+    if column.validity_offset >= 0:
+        nbytes += aligned(column.rows)
+    return nbytes

@@ -1,0 +1,486 @@
+"""The sidecar's driver: leases in, committed output out, one exchange with the coordinator at a time.
+
+Life of a lease: granted → read by a feed → batches through the flow → rows written → files staged → commit asked for →
+(accepted) published → reported. Whatever the coordinator takes away is dropped wherever it is on that way.
+
+Shutdown order: feeds stop taking leases; leases end or are handed back; the last exchange says so; hosts are closed.
+
+Not here: reading (`sidecar.feed`), the graph (`sidecar.flow`), writing (`sidecar.shard_run`).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import structlog
+
+from headrace.errors import BadJob, HeadraceError, InputError, SinkError
+from headrace.program import Program
+from headrace.publish import publish
+from headrace.words import ExitCode
+from sidecar.arena import Arena
+from sidecar.assemble import empty_rows
+from sidecar.converter import Converter
+from sidecar.coordinator_client import (
+    Abandoned,
+    Answer,
+    CommitWish,
+    CoordinatorClient,
+    Handback,
+    HeldLease,
+    Registration,
+    Report,
+    StageSummary,
+)
+from sidecar.core.batches import Batch, ShardKey
+from sidecar.core.terms import Terms
+from sidecar.feed import Feed
+from sidecar.flow import Flow
+from sidecar.reader import open_source, source_schema
+from sidecar.shard_run import RunState, ShardRun
+from sidecar.wiring import Wiring, batch_rows_max, predictor_counts, wire
+from sidecar.writer import SchemaChanged
+
+READERS = 2
+"""Leases read at once: reading one overlaps with converting the other."""
+LEASES_AHEAD = READERS + 1
+"""Leases held that aren't read to their end: one waits while the others are read."""
+RATE_SPAN_S = 5.0
+HELD = "held"
+"""Reason of an accepted commit that workers must not publish (append, replace)."""
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class Driver:
+    """One job on one worker."""
+
+    def __init__(
+        self,
+        client: CoordinatorClient,
+        registration: Registration,
+        program: Program,
+        terms: Terms,
+        arena: Arena,
+        soft_bytes: int,
+        cores: int,
+    ) -> None:
+        """`soft_bytes`: what is normally in flight in the arena; `cores`: CPUs of this worker's machine share."""
+        self._client = client
+        self._registration = registration
+        self._program = program
+        self._terms = terms
+        self._arena = arena
+        self._wiring: Wiring = wire(program)
+        self._predictors = predictor_counts(program, cores)
+        self._flow = Flow(
+            program, self._wiring, arena, soft_bytes, self._predictors, self._finished, self._again, self._fatal
+        )
+        self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="read")
+        self._write_threads = ThreadPoolExecutor(2, thread_name_prefix="write")
+        self._rows_max = batch_rows_max(program)
+        self._feed = Feed(
+            open_source(program.source),
+            Converter(source_schema(program.source), self._wiring.tensors),
+            self._flow,
+            arena,
+            self._rows_max,
+            self._read_threads,
+        )
+        self._runs: dict[ShardKey, ShardRun] = {}
+        self._unread: asyncio.Queue[ShardRun] = asyncio.Queue()  # bounded by LEASES_AHEAD: more are never asked for
+        self._handbacks: list[Handback] = []
+        self._news = asyncio.Event()
+        self._order = 0
+        self._is_draining = False
+        self._fatal_error: tuple[str, str] = ("", "")
+        self._write_busy_s = 0.0
+        self._rate = _Rate()
+        self._ended: asyncio.Future[ExitCode] = asyncio.get_running_loop().create_future()
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self, socket_folder: Path, env: Mapping[str, str]) -> ExitCode:
+        """Works until the job is over, the worker has drained, or the coordinator is given up."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            background = [
+                group.create_task(self._exchange_on(), name="exchange"),
+                group.create_task(self._flow.watch(), name="watch"),
+                *(group.create_task(self._read_on(), name=f"feed {i}") for i in range(READERS)),
+            ]
+            try:
+                await self._flow.open(socket_folder, env)
+                return await self._ended
+            finally:
+                for task in background:
+                    task.cancel()
+                await self._flow.close()
+                for run in self._runs.values():
+                    if run.state is RunState.READING:
+                        run.discard()
+                self._read_threads.shutdown(wait=False, cancel_futures=True)
+                self._write_threads.shutdown(wait=False, cancel_futures=True)
+
+    def drain(self) -> None:
+        """Takes no more leases; what has been read is finished and committed, the rest goes back at once."""
+        if self._is_draining:
+            return
+        self._is_draining = True
+        for run in list(self._runs.values()):
+            if run.state is RunState.READING and not run.is_read:
+                run.end = run.cursor.lower_end(run.cursor.position)
+                run.offered = None
+                run.changed()
+                if run.end == run.lease.begin:
+                    self._hand_back(run, Handback(run.key, "", "", is_charged=False))
+        self._news.set()
+
+    def _end(self, code: ExitCode) -> None:
+        if not self._ended.done():
+            self._ended.set_result(code)
+
+    # ------------------------------------------------------------------ exchange
+
+    async def _exchange_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                self._news.clear()
+                report = self._report()
+                answer = await self._client.exchange(report, self._terms)
+                self._handbacks = [handback for handback in self._handbacks if handback not in report.releases]
+                await self._apply(answer)
+                if report.fatal_reason:
+                    self._end(ExitCode.BAD_JOB)
+                if (self._is_draining or answer.directive == "drain") and not self._runs and not self._handbacks:
+                    self._end(ExitCode.DONE)
+                wait_s = min(answer.wait_s or self._registration.heartbeat_s, self._registration.heartbeat_s)
+                try:
+                    async with asyncio.timeout_at(loop.time() + wait_s):
+                        await self._news.wait()
+                except TimeoutError:
+                    pass
+        except Abandoned as error:
+            log.error("coordinator given up", error=str(error))
+            self._end(ExitCode.TEMPORARY)
+        except HeadraceError as error:
+            log.error("coordinator refuses this worker", error=str(error))
+            self._end(ExitCode.FAILED)
+
+    def _report(self) -> Report:
+        runs = self._runs.values()
+        reading = sum(run.state is RunState.READING and not run.is_read for run in runs)
+        return Report(
+            held=[_held(run) for run in runs if run.state in (RunState.READING, RunState.COMMITTING)],
+            want=0 if self._is_draining or self._fatal_error[0] else max(0, LEASES_AHEAD - reading),
+            commits=[_commit(run) for run in runs if run.state is RunState.COMMITTING],
+            published=[_held(run) for run in runs if run.state is RunState.PUBLISHED],
+            releases=list(self._handbacks),
+            offers=[(run.key, run.offered) for run in runs if run.offered is not None],
+            stages=self._summaries(),
+            rows_rejected_live=sum(run.rows_rejected for run in runs if run.state is RunState.READING),
+            rows_read_live=sum(run.rows_read for run in runs if run.state in (RunState.READING, RunState.COMMITTING)),
+            rows_per_second=self._rate.value(asyncio.get_running_loop().time()),
+            draining=self._is_draining,
+            read_busy_s=self._feed.read_busy_s,
+            write_busy_s=self._write_busy_s,
+            fatal_reason=self._fatal_error[0],
+            fatal_message=self._fatal_error[1],
+        )
+
+    def _summaries(self) -> list[StageSummary]:
+        now = asyncio.get_running_loop().time()
+        return [
+            StageSummary(
+                stage=name,
+                predictors=len(record.predictors),
+                rows_in=record.rows_in,
+                rows_out=record.rows_out,
+                batches=record.batches,
+                busy_s=record.busy_s,
+                ready_s=record.ready_s + sum(now - since for since in record.predictors.values()),
+                queued=self._flow.queued(name),
+                restarts=record.restarts,
+                batch_rows=self._rows_max,
+            )
+            for name, record in self._flow.records.items()
+        ]
+
+    async def _apply(self, answer: Answer) -> None:
+        for key in answer.stale:
+            self._drop(key)
+        for key, verdict in answer.commits.items():
+            self._decided(key, verdict.outcome, verdict.reason)
+        for key in answer.published:
+            self._runs.pop(key, None)
+        for key, end in answer.ends.items():
+            self._split_answered(key, end)
+        for key in answer.asks:
+            self._offer_split(key)
+        for lease in answer.leases:
+            if self._is_draining:
+                self._handbacks.append(Handback(lease.key, "", "", is_charged=False))
+                continue
+            run = ShardRun(lease, self._order, self._program, Path(self._registration.staging), self._arena.view)
+            self._order += 1
+            self._runs[lease.key] = run
+            self._unread.put_nowait(run)
+        if answer.directive == "register":
+            await self._register_again()
+        elif answer.directive == "stop":
+            for key in list(self._runs):
+                self._drop(key)
+            self._end(ExitCode.DONE)
+        elif answer.directive == "drain":
+            self.drain()
+
+    async def _register_again(self) -> None:
+        held = [_held(run) for run in self._runs.values() if run.state is not RunState.PUBLISHED]
+        registration = await self._client.register(held, self._terms)
+        if registration.job_uid != self._registration.job_uid:
+            log.info("job is over for this worker", job=self._program.job_name)
+            registration_kept: frozenset[ShardKey] = frozenset()
+            self._end(ExitCode.DONE)
+        else:
+            self._registration = registration
+            registration_kept = registration.kept
+        for key, run in list(self._runs.items()):
+            # A commit or publish that is on its way gets its own verdict.
+            if key not in registration_kept and run.state is RunState.READING:
+                self._drop(key)
+
+    # ------------------------------------------------------------------ leases
+
+    async def _read_on(self) -> None:
+        while True:
+            run = await self._unread.get()
+            if run.is_cancelled or run.state is not RunState.READING:
+                continue
+            try:
+                await self._feed.read(run)
+                if run.lease.begin == 0 and not run.is_cancelled:
+                    await self._read_first(run)
+            except InputError as error:
+                self._fail(run, error.kind, str(error))
+                continue
+            except SinkError as error:
+                self._fail(run, error.kind, str(error))
+                continue
+            run.is_read = True
+            self._news.set()
+            self._settle(run)
+
+    async def _read_first(self, run: ShardRun) -> None:
+        """The dataset's first shard always has a data file, so that a dataset without rows has a valid output."""
+        await run.wait_written()
+        if run.rows_out == 0 and not run.is_cancelled:
+            specs = await self._flow.known_outputs()
+            rows = empty_rows(self._program, specs)
+            if run.lease.end == 0 or not any(pa.types.is_null(kind) for kind in rows.schema.types):
+                await self._in_writer(lambda: run.write_empty(rows))
+
+    def _finished(self, batch: Batch) -> None:
+        run = self._runs.get(batch.shard)
+        if run is None or run.is_cancelled:
+            asyncio.get_running_loop().call_soon(self._flow.written, batch)
+            return
+        run.finished.append(batch)
+        self._rate.add(asyncio.get_running_loop().time(), batch.rows)
+        self._settle(run)
+
+    def _again(self, batch: Batch, rows_max: int) -> None:
+        run = self._runs.get(batch.shard)
+        if run is not None and not run.is_cancelled:
+            self._spawn(self._feed_again(run, batch, rows_max), f"feed again {run.key}")
+
+    async def _feed_again(self, run: ShardRun, batch: Batch, rows_max: int) -> None:
+        try:
+            await self._feed.feed_again(run, batch, rows_max)
+        except SinkError as error:
+            self._fail(run, error.kind, str(error))
+        self._settle(run)
+
+    def _settle(self, run: ShardRun) -> None:
+        if run.is_settling or run.state is not RunState.READING:
+            return
+        if run.finished:
+            run.is_settling = True
+            self._spawn(self._write_finished(run), f"write {run.key}")
+        elif run.is_settled and run.offered is None and not run.is_cancelled:
+            run.is_settling = True
+            self._spawn(self._stage(run), f"stage {run.key}")
+
+    async def _write_finished(self, run: ShardRun) -> None:
+        try:
+            while run.finished:
+                batches, run.finished = run.finished, []
+                try:
+                    if not run.is_cancelled:
+                        await self._in_writer(partial(run.collect, batches))
+                finally:
+                    for batch in batches:
+                        self._flow.written(batch)
+                run.changed()
+        except SinkError as error:
+            self._fail(run, error.kind, str(error))
+        except (SchemaChanged, BadJob) as error:
+            self._fatal("SchemaMismatch", str(error))
+        finally:
+            run.is_settling = False
+            run.changed()
+        if run.is_cancelled:
+            await self._in_writer(run.discard)
+        else:
+            self._settle(run)
+
+    async def _stage(self, run: ShardRun) -> None:
+        try:
+            await self._in_writer(run.close_files)
+        except SinkError as error:
+            run.is_settling = False
+            self._fail(run, error.kind, str(error))
+            return
+        run.is_settling = False
+        if run.is_cancelled:
+            await self._in_writer(run.discard)
+            return
+        run.state = RunState.COMMITTING
+        self._news.set()
+
+    def _decided(self, key: ShardKey, outcome: str, reason: str) -> None:
+        run = self._runs.get(key)
+        if run is None or run.state is not RunState.COMMITTING:
+            return
+        if outcome != "ACCEPTED":
+            log.warning("commit not accepted", shard=key[0], epoch=key[1], outcome=outcome, reason=reason)
+            self._drop(key)
+        elif reason == HELD:
+            del self._runs[key]
+        else:
+            run.state = RunState.PUBLISHING
+            self._spawn(self._publish(run), f"publish {key}")
+
+    async def _publish(self, run: ShardRun) -> None:
+        loop = asyncio.get_running_loop()
+        if not self._terms.is_trusted(loop.time()):
+            run.state = RunState.COMMITTING  # asked again with the next exchange, which renews the trust
+            return
+        output = Path(self._program.sink.uri)
+
+        def publish_all() -> None:
+            for file in run.staged:
+                publish(file.path, output / file.name, file.size, file.digest)
+
+        try:
+            await self._in_writer(publish_all)
+        except SinkError as error:
+            # The coordinator publishes what isn't reported in time.
+            log.error("publish failed", shard=run.key[0], epoch=run.key[1], error=str(error))
+            self._runs.pop(run.key, None)
+        else:
+            run.state = RunState.PUBLISHED
+        self._news.set()
+
+    def _offer_split(self, key: ShardKey) -> None:
+        run = self._runs.get(key)
+        if run is None or run.state is not RunState.READING or run.offered is not None:
+            return
+        position = run.cursor.position
+        run.offered = run.cursor.lower_end(position + (run.end - position + 1) // 2) if not run.is_read else run.end
+        self._news.set()
+
+    def _split_answered(self, key: ShardKey, end: int) -> None:
+        run = self._runs.get(key)
+        if run is None or run.offered is None:
+            return
+        run.end = end
+        run.cursor.end = end
+        run.offered = None
+        run.changed()
+        self._settle(run)
+
+    def _fail(self, run: ShardRun, kind: str, error: str) -> None:
+        if run.key in self._runs and not run.is_cancelled:
+            log.warning("shard failed", shard=run.key[0], epoch=run.key[1], kind=kind, error=error)
+            self._hand_back(run, Handback(run.key, kind, error, is_charged=True))
+
+    def _hand_back(self, run: ShardRun, handback: Handback) -> None:
+        self._handbacks.append(handback)
+        self._drop(run.key)
+        self._news.set()
+
+    def _drop(self, key: ShardKey) -> None:
+        """Forgets a lease wherever it is; its staged files go with it."""
+        run = self._runs.pop(key, None)
+        if run is None:
+            return
+        run.is_cancelled = True
+        run.cursor.lower_end(run.cursor.position)
+        run.changed()
+        self._flow.cancel(key)
+        batches, run.finished = run.finished, []
+        for batch in batches:
+            self._flow.written(batch)
+        if not run.is_settling:
+            run.is_settling = True
+            self._spawn(self._in_writer(run.discard), f"discard {key}")
+
+    def _fatal(self, reason: str, message: str) -> None:
+        if not self._fatal_error[0]:
+            log.error("this worker can't do the job", reason=reason, message=message)
+            self._fatal_error = (reason, message)
+            self._news.set()
+
+    # ------------------------------------------------------------------ threads and tasks
+
+    def _spawn(self, work: "asyncio._CoroutineLike[object]", name: str) -> None:
+        self._group.create_task(work, name=name)
+
+    async def _in_writer(self, call: Callable[[], T]) -> T:
+        begun = time.perf_counter()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._write_threads, call)
+        finally:
+            self._write_busy_s += time.perf_counter() - begun
+
+
+class _Rate:
+    """Rows per second over the last RATE_SPAN_S."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, int]] = []
+
+    def add(self, now: float, rows: int) -> None:
+        """`rows` more have gone through all stages."""
+        self._marks.append((now, rows))
+
+    def value(self, now: float) -> float:
+        """Rows per second, 0.0 before the first."""
+        self._marks = [mark for mark in self._marks if now - mark[0] <= RATE_SPAN_S]
+        if not self._marks:
+            return 0.0
+        return sum(rows for _, rows in self._marks) / max(now - self._marks[0][0], 0.1)
+
+
+def _held(run: ShardRun) -> HeldLease:
+    return HeldLease(run.key[0], run.key[1], run.lease.begin, run.end, run.cursor.position)
+
+
+def _commit(run: ShardRun) -> CommitWish:
+    return CommitWish(
+        key=run.key,
+        begin=run.lease.begin,
+        end=run.end,
+        rows_read=run.rows_read,
+        rows_filtered=run.rows_filtered,
+        rows_out=run.rows_out,
+        rows_rejected=run.rows_rejected,
+        files=run.staged,
+    )

@@ -1,0 +1,368 @@
+"""The pipeline's driver: owns the core, the arena and one predictor host per stage, and carries out what the core says.
+
+Everything here runs on the event loop, so the core has one owner. Predictors report back through `_StageEvents`.
+
+Not here: where batches come from (`sidecar.feed`), where they go (`sidecar.shard_run`).
+"""
+
+import asyncio
+import bisect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from headrace.local.columns import Column
+from headrace.local.messages import ERROR_OUTPUT, Specs, StageError
+from headrace.program import Program, StageProgram
+from sidecar.arena import Arena
+from sidecar.converter import column_to_arrow
+from sidecar.core.batches import Action, Batch, Blame, FeedAgain, Finished, GiveSpace, Send, ShardKey
+from sidecar.core.pipeline import Admission, Pipeline, TooLarge
+from sidecar.core.space import Space
+from sidecar.predictors import Ended, Host
+from sidecar.wiring import Wiring, output_row_bytes
+
+LOAD_FAILURES_MAX = 3
+"""Predictors of a stage in a row that end before READY: then the model can't be loaded."""
+LOAD_BACKOFF_S = 0.5
+WATCH_INTERVAL_S = 1.0
+FIRST_BATCH_ALLOWANCE_S = 300.0
+"""A first batch may compile kernels or read weights lazily."""
+BATCH_DEADLINE_FLOOR_S = 60.0
+BATCH_DEADLINE_FACTOR = 20.0
+"""Times the longest batch of the stage so far."""
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class StageRecord:
+    """What is measured of a stage since its host started."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    batches: int = 0
+    busy_s: float = 0.0
+    longest_s: float = 0.0
+    restarts: int = 0
+    ready_s: float = 0.0
+    load_failures: int = 0
+    predictors: dict[int, float] = field(default_factory=dict)  # ready predictor -> since when
+    executing: dict[int, float] = field(default_factory=dict)  # predictor -> when its first piece began, at the latest
+    pieces: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # predictor -> (piece, rows) in order
+    specs: Specs | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    order: int
+    shard: ShardKey
+    attempt: Callable[[], Admission | TooLarge | None]
+    future: "asyncio.Future[Admission | TooLarge | None]"
+
+
+class Flow:
+    """Batches from admission to `on_finished`."""
+
+    def __init__(
+        self,
+        program: Program,
+        wiring: Wiring,
+        arena: Arena,
+        soft_bytes: int,
+        predictors: Mapping[str, int],
+        on_finished: Callable[[Batch], None],
+        on_again: Callable[[Batch, int], None],
+        on_fatal: Callable[[str, str], None],
+    ) -> None:
+        """Makes a flow that hasn't started.
+
+        Args:
+            soft_bytes: what is normally in flight in the arena.
+            predictors: how many each stage starts with.
+            on_finished: takes a batch that has gone through all stages.
+            on_again: takes a batch that was dropped to make room, and how many of its rows may come together.
+            on_fatal: takes the reason and message of what ends the worker's part in the job.
+        """
+        self._program = program
+        self._arena = arena
+        self._predictors = predictors
+        self._on_finished = on_finished
+        self._on_again = on_again
+        self._on_fatal = on_fatal
+        in_flight = sum(predictors.values())
+        self._pipeline = Pipeline(
+            wiring.stages,
+            wiring.sink_reads,
+            Space(arena.size, soft_bytes),
+            window=4 * in_flight + 4 * len(program.stages) + 4,
+        )
+        self._hosts: dict[str, Host] = {}
+        self._waiters: list[_Waiter] = []
+        self._closing = False
+        self._all_ready = asyncio.Event()
+        self.records = {stage.name: StageRecord() for stage in program.stages}
+
+    # ------------------------------------------------------------------ life
+
+    async def open(self, socket_folder: Path, env: Mapping[str, str]) -> None:
+        """Starts the hosts together; returns when every host listens, before the models are loaded."""
+        async with asyncio.TaskGroup() as group:
+            for stage in self._program.stages:
+                group.create_task(self._open_stage(stage, socket_folder, env), name=f"host {stage.name}")
+
+    async def _open_stage(self, stage: StageProgram, socket_folder: Path, env: Mapping[str, str]) -> None:
+        events = _StageEvents(self, stage)
+        self._hosts[stage.name] = host = await Host.start(stage, self._arena, socket_folder, events, env)
+        for _ in range(self._predictors[stage.name]):
+            host.add_predictor()
+
+    async def known_outputs(self) -> dict[str, dict[str, tuple[str | None, Sequence[int | None] | None]]]:
+        """(dtype, shape) of each stage's outputs as far as its specs tell; waits for the models to be loaded."""
+        await self._all_ready.wait()
+        return {
+            name: {output: (spec.dtype, spec.shape) for output, spec in (record.specs.outputs or {}).items()}
+            for name, record in self.records.items()
+            if record.specs
+        }
+
+    async def close(self) -> None:
+        """Ends all predictors and hosts."""
+        self._closing = True
+        await asyncio.gather(*(host.close() for host in self._hosts.values()))
+
+    async def watch(self) -> None:
+        """Ends predictors that hold a batch for longer than its deadline; runs until cancelled."""
+        loop = asyncio.get_running_loop()
+        woke_at = loop.time()
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            now = loop.time()
+            late_s = now - woke_at - WATCH_INTERVAL_S
+            woke_at = now
+            for name, record in self.records.items():
+                deadline_s = self._deadline_s(record)
+                for predictor, since in list(record.executing.items()):
+                    if late_s > WATCH_INTERVAL_S:  # we slept, so its deadline moves by as much
+                        record.executing[predictor] = since + late_s
+                    elif now - since > deadline_s:
+                        log.warning("predictor hangs", stage=name, seconds=round(now - since, 1))
+                        del record.executing[predictor]
+                        self._hosts[name].end_predictor(predictor)
+
+    def _deadline_s(self, record: StageRecord) -> float:
+        if self._program.batch_timeout_s is not None:
+            return self._program.batch_timeout_s
+        if not record.batches:
+            return FIRST_BATCH_ALLOWANCE_S
+        return max(BATCH_DEADLINE_FLOOR_S, BATCH_DEADLINE_FACTOR * record.longest_s)
+
+    # ------------------------------------------------------------------ batches
+
+    async def admit(
+        self, order: int, shard: ShardKey, rows: int, source_bytes: int, age: int | None = None
+    ) -> Admission | TooLarge | None:
+        """Waits for room for a batch; of those who wait, the lowest `order` (the oldest lease) is served first.
+
+        None: the lease was cancelled meanwhile. `age`: of a batch that is fed again.
+        """
+        admission = self.try_admit(order, shard, rows, source_bytes, age)
+        if admission is not None:
+            return admission
+        future: asyncio.Future[Admission | TooLarge | None] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(order, shard, lambda: self._pipeline.admit(shard, rows, source_bytes, age), future)
+        bisect.insort(self._waiters, waiter, key=lambda item: item.order)
+        return await future
+
+    def try_admit(
+        self, order: int, shard: ShardKey, rows: int, source_bytes: int, age: int | None = None
+    ) -> Admission | TooLarge | None:
+        """Room for a batch if there is some at once and no older lease waits for it."""
+        if age is None and self._waiters and self._waiters[0].order <= order:
+            return None
+        return self._pipeline.admit(shard, rows, source_bytes, age)
+
+    def withdraw(self, admission: Admission) -> None:
+        """An admitted batch won't come."""
+        self._pipeline.withdraw(admission)
+        self._serve_waiters()
+
+    def start(self, admission: Admission, columns: Mapping[str, Column], blamed: Mapping[int, Blame]) -> None:
+        """The batch's source columns are in the arena."""
+        self._execute(self._pipeline.start(admission, columns, blamed))
+
+    def written(self, batch: Batch) -> None:
+        """The batch has been copied out of the arena."""
+        self._execute(self._pipeline.written(batch))
+        self._serve_waiters()
+
+    def cancel(self, shard: ShardKey) -> None:
+        """The lease is gone."""
+        for waiter in [waiter for waiter in self._waiters if waiter.shard == shard]:
+            self._waiters.remove(waiter)
+            waiter.future.set_result(None)
+        self._execute(self._pipeline.cancel(shard))
+        self._serve_waiters()
+
+    def queued(self, stage: str) -> int:
+        """Pieces that wait for a predictor of `stage`."""
+        return self._pipeline.queued(stage)
+
+    def _serve_waiters(self) -> None:
+        while self._waiters and (admission := self._waiters[0].attempt()) is not None:
+            self._waiters.pop(0).future.set_result(admission)
+
+    def _execute(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send():
+                    self._send(action)
+                case GiveSpace():
+                    host = self._hosts[action.stage]
+                    host.give_space(action.predictor, action.piece, action.offset, action.nbytes)
+                    if action.nbytes == 0:
+                        self._taken_back(self.records[action.stage], action.predictor, action.piece)
+                case Finished():
+                    self._on_finished(action.batch)
+                case FeedAgain():
+                    self._on_again(action.batch, action.rows_max)
+
+    def _send(self, send: Send) -> None:
+        record = self.records[send.stage]
+        record.pieces.setdefault(send.predictor, []).append((send.piece, send.rows))
+        record.executing.setdefault(send.predictor, asyncio.get_running_loop().time())
+        self._hosts[send.stage].send_batch(
+            send.predictor, send.piece, send.rows, send.inputs, send.offset, send.nbytes
+        )  # fmt: skip
+
+    def _taken_back(self, record: StageRecord, predictor: int, piece: int) -> int:
+        """A piece came back from a predictor: returns its rows, restarts the predictor's clock."""
+        pieces = record.pieces[predictor]
+        rows = next(rows for number, rows in pieces if number == piece)
+        pieces.remove((piece, rows))
+        if pieces:
+            record.executing[predictor] = asyncio.get_running_loop().time()
+        else:
+            record.executing.pop(predictor, None)
+        return rows
+
+    # ------------------------------------------------------------------ events of predictors
+
+    def predictor_ready(self, stage: str, predictor: int, specs: Specs) -> None:
+        """A predictor has loaded its model."""
+        record = self.records[stage]
+        record.specs = record.specs or specs
+        record.load_failures = 0
+        if all(other.specs for other in self.records.values()):
+            self._all_ready.set()
+        record.predictors[predictor] = asyncio.get_running_loop().time()
+        row_bytes = output_row_bytes(specs)
+        if row_bytes is not None:
+            self._pipeline.expect_output(stage, row_bytes)
+        self._execute(self._pipeline.predictor_ready(stage, predictor))
+        self._serve_waiters()
+
+    def batch_done(self, stage: str, predictor: int, piece: int, columns: Mapping[str, Column], busy_s: float) -> None:
+        """A predictor has written a piece's outputs."""
+        record = self.records[stage]
+        rows = self._taken_back(record, predictor, piece)
+        record.rows_in += rows
+        record.rows_out += rows
+        record.batches += 1
+        record.busy_s += busy_s
+        record.longest_s = max(record.longest_s, busy_s)
+        blamed = self._row_errors(stage, columns[ERROR_OUTPUT]) if ERROR_OUTPUT in columns else {}
+        self._execute(self._pipeline.done(stage, predictor, piece, columns, blamed))
+        self._serve_waiters()
+
+    def _row_errors(self, stage: str, column: Column) -> dict[int, Blame]:
+        messages = column_to_arrow(column, self._arena.view)
+        rows = messages.is_valid().to_numpy(zero_copy_only=False).nonzero()[0].tolist()
+        return {row: Blame(stage, "RowError", str(messages[row])) for row in rows}
+
+    def batch_failed(self, stage: str, predictor: int, piece: int, error: StageError) -> None:
+        """The stage raised an exception on a piece."""
+        record = self.records[stage]
+        record.rows_in += self._taken_back(record, predictor, piece)
+        record.batches += 1
+        self._execute(self._pipeline.failed(stage, predictor, piece, error.kind, error.message))
+        self._serve_waiters()
+
+    def space_needed(self, stage: str, predictor: int, piece: int, nbytes: int) -> None:
+        """A result is larger than its slot."""
+        record = self.records[stage]
+        record.executing.pop(predictor, None)  # waiting for space doesn't count towards its deadline
+        self._execute(self._pipeline.space_needed(stage, predictor, piece, nbytes))
+
+    def predictor_ended(self, stage: str, predictor: int, ended: Ended) -> None:
+        """A predictor's whole process group is gone."""
+        record = self.records[stage]
+        since = record.predictors.pop(predictor, None)
+        record.executing.pop(predictor, None)
+        record.pieces.pop(predictor, None)
+        loop = asyncio.get_running_loop()
+        if since is not None:
+            record.ready_s += loop.time() - since
+        if self._closing:
+            return
+        message = describe(ended)
+        log.warning("predictor ended", stage=stage, predictor=predictor, how=message)
+        if since is None:
+            record.load_failures += 1
+            if record.load_failures >= LOAD_FAILURES_MAX or ended.load_error is not None:
+                self._on_fatal("ModelLoadFailed", f"stage {stage!r}: {message}")
+                return
+            loop.call_later(LOAD_BACKOFF_S * record.load_failures, self._replace, stage)
+        else:
+            record.restarts += 1
+            self._replace(stage)
+        self._execute(self._pipeline.predictor_ended(stage, predictor, message))
+        self._serve_waiters()
+
+    def host_ended(self, stage: StageProgram, reason: str) -> None:
+        """A stage's host is gone; its predictors are reported one by one as well."""
+        if self._closing:
+            return
+        log.warning("predictor host ended", stage=stage.name, how=reason)
+        self._on_fatal("ModelFailed", f"stage {stage.name!r}: its predictor host ended: {reason}")
+
+    def _replace(self, stage: str) -> None:
+        if not self._closing:
+            self._hosts[stage].add_predictor()
+
+
+def describe(ended: Ended) -> str:
+    """How a predictor ended, with the model's own words."""
+    if ended.load_error is not None:
+        error = ended.load_error
+        return f"the model can't be loaded: {error.kind}: {error.message}\n{error.traceback}"
+    return str(ended) + (f"; its last words:\n{ended.stderr_tail}" if ended.stderr_tail else "")
+
+
+class _StageEvents:
+    """What one stage's host reports, with the stage's name put to it."""
+
+    def __init__(self, flow: Flow, stage: StageProgram) -> None:
+        self._flow = flow
+        self._program = stage
+        self._stage = stage.name
+
+    def predictor_ready(self, predictor: int, specs: Specs) -> None:
+        self._flow.predictor_ready(self._stage, predictor, specs)
+
+    def batch_done(self, predictor: int, batch: int, columns: dict[str, Column], busy_s: float) -> None:
+        self._flow.batch_done(self._stage, predictor, batch, columns, busy_s)
+
+    def batch_failed(self, predictor: int, batch: int, error: StageError) -> None:
+        self._flow.batch_failed(self._stage, predictor, batch, error)
+
+    def space_needed(self, predictor: int, batch: int, nbytes: int) -> None:
+        self._flow.space_needed(self._stage, predictor, batch, nbytes)
+
+    def predictor_ended(self, predictor: int, ended: Ended) -> None:
+        self._flow.predictor_ended(self._stage, predictor, ended)
+
+    def host_ended(self, reason: str) -> None:
+        self._flow.host_ended(self._program, reason)

@@ -1,0 +1,77 @@
+"""What a format adapter yields, and the window of a lease through which it reads one file."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.dataset import Slice
+from sidecar.reader.block import BadRow
+from sidecar.reader.cursor import Cursor
+
+READ_ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
+"""What pyarrow and the file system raise for bytes that can't be read; pyarrow's lack of memory is among them."""
+
+
+def read_error_text(error: BaseException) -> str:
+    """The first line of what a READ_ERROR says. Lack of memory is no damage and is raised again."""
+    if isinstance(error, MemoryError):
+        raise error
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows decoded from file units up to `end`, from where the piece before ended; before filter and Hive keys.
+
+    `address` is int64 ``[rows.num_rows]``. With `damage`, nothing up to `end` could be read.
+    """
+
+    rows: pa.RecordBatch | None  # the file's own columns, in any order; None: no rows
+    address: npt.NDArray[np.int64]
+    end: int
+    bad: tuple[BadRow, ...] = ()
+    skipped: int = 0  # rows that statistics say the filter drops
+    damage: str = ""
+
+
+NO_ADDRESS: npt.NDArray[np.int64] = np.empty(0, np.int64)
+
+
+class Window:
+    """One file's part of a lease, in the file's own units."""
+
+    def __init__(self, part: Slice, cursor: Cursor) -> None:
+        self.part = part
+        self._cursor = cursor
+
+    @property
+    def begin(self) -> int:
+        """First unit to read."""
+        return self.part.begin
+
+    @property
+    def end(self) -> int:
+        """Where to stop: the slice's end, or less once a split has lowered the lease's."""
+        return min(self.part.end, self._cursor.end - self.part.origin)
+
+    def claim(self, to: int) -> int:
+        """Claims units up to `to`; returns how far may be read."""
+        return self._cursor.claim(min(to, self.part.end) + self.part.origin) - self.part.origin
+
+
+class Format(Protocol):
+    """Reads files of one format."""
+
+    def pieces(self, window: Window) -> Iterator[Piece]:
+        """Pieces that tile ``[window.begin, window.end)``, in order.
+
+        Damage inside of a file is a piece; an exception of READ_ERRORS means that the rest of the file can't be read.
+        """
+
+
+Types = Mapping[str, pa.DataType]
+"""The columns wanted from the files themselves (neither Hive keys nor filtered out), with their planned types."""

@@ -1,0 +1,166 @@
+"""Text files as pieces of whole records that begin in the lease; what CSV and JSONL have in common.
+
+A plain file whose records are lines is read at any byte: a record belongs to the range that its first byte lies in. Any
+other (compressed, or with line breaks in fields) is one range, claimed as a whole and read from its start.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.records import BOM, PIECE_BYTES, Offsets, codec_of, line_ends, line_start, open_text, whole_records
+from sidecar.reader.block import BadRow
+from sidecar.reader.piece import Window
+
+TAIL_BYTES = 64 << 10
+"""First look past a range's end for the rest of its last record; doubled while that is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Whole records: `text` begins `offset` bytes into the (decompressed) file; `ends` lie just past each record."""
+
+    offset: int
+    text: bytes
+    ends: Offsets
+    end: int  # file units covered: of the file as it lies on disk
+
+
+def line_records(window: Window, start: int, piece_bytes: int = PIECE_BYTES) -> Iterator[Records]:
+    """Lines of a plain file whose first byte is in the window and at or past `start`.
+
+    A line that reaches past the window is read to its end.
+    """
+    with open(window.part.path, "rb", buffering=0) as file:
+        at = max(line_start(file, window.begin), start)
+        done = window.begin
+        while done < window.end:
+            stop = window.claim(min(done + piece_bytes, window.end))
+            if stop <= done:
+                return
+            text = b""
+            if at < stop:
+                file.seek(at)
+                text = _to_line_end(file, stop - at)
+            ends = line_ends(text)
+            if text and (not len(ends) or ends[-1] < len(text)):
+                ends = np.append(ends, len(text))
+            yield Records(at, text, ends, stop)
+            at += len(text)
+            done = stop
+
+
+def _to_line_end(file: IO[bytes], nbytes: int) -> bytes:
+    parts = []
+    while nbytes and (part := file.read(nbytes)):
+        parts.append(part)
+        nbytes -= len(part)
+    if parts and parts[-1].endswith(b"\n"):
+        return b"".join(parts)
+    look = TAIL_BYTES
+    while part := file.read(look):
+        found = part.find(b"\n")
+        if found >= 0:
+            parts.append(part[: found + 1])
+            break
+        parts.append(part)
+        look = min(2 * look, PIECE_BYTES)
+    return b"".join(parts)
+
+
+def stream_records(
+    window: Window, delimiter: str, *, quoted: bool, piece_bytes: int = PIECE_BYTES
+) -> Iterator[Records]:
+    """All records of a file that is one range, up to the window's end (a plain file may have been planned in part)."""
+    part = window.part
+    end = window.claim(part.end)
+    compressed = codec_of(part.path) is not None
+    with closing(open_text(part.path)) as stream:
+        source = stream if compressed else _Front(stream, end)
+        last: Records | None = None
+        for offset, text, ends in whole_records(source, delimiter, quoted=quoted, piece_bytes=piece_bytes):
+            if last is not None:
+                yield last
+            # Only the last piece may reach the end: whoever sees a unit handed out takes its rows for read. How far
+            # a decompressor has come in its file can't be asked, so a compressed file's units wait for its last piece.
+            last = Records(offset, text, ends, window.begin if compressed else min(offset + len(text), end))
+        if last is None:
+            last = Records(0, b"", np.empty(0, np.int64), end)
+        yield Records(last.offset, last.text, last.ends, end)
+
+
+class _Front:
+    """The first `nbytes` bytes of a stream."""
+
+    def __init__(self, stream: IO[bytes], nbytes: int) -> None:
+        self._stream = stream
+        self._left = nbytes
+
+    def read(self, nbytes: int, /) -> bytes:
+        """Up to `nbytes` bytes, none at the end of the front."""
+        data = self._stream.read(min(nbytes, self._left))
+        self._left -= len(data)
+        return data
+
+
+class Parser(Protocol):
+    """Parses consecutive records at once, all or nothing."""
+
+    def __call__(self, text: bytes, count: int, /) -> tuple[pa.Table, Sequence[tuple[int, str]]]:
+        """Rows of `count` records, and (record, message) of those that aren't rows, by rising number.
+
+        Raises:
+            pa.ArrowException, ValueError: some record can't be parsed; it is not known which.
+        """
+
+
+def parse_apart(
+    text: bytes, starts: Offsets, ends: Offsets, parse: Parser
+) -> tuple[list[pa.Table], npt.NDArray[np.bool_], list[tuple[int, str]]]:
+    """Parses records, halving what fails until the bad ones stand alone.
+
+    Returns the tables in order, which records became rows, and (record, message) of the others, by rising number.
+    """
+    is_row = np.zeros(len(starts), np.bool_)
+    tables: list[pa.Table] = []
+    bad: list[tuple[int, str]] = []
+    todo = [(0, len(starts))] if len(starts) else []
+    while todo:
+        low, high = todo.pop()
+        try:
+            table, invalid = parse(text[int(starts[low]) : int(ends[high - 1])], high - low)
+        except (pa.ArrowException, ValueError) as error:
+            if high - low == 1:
+                bad.append((low, str(error).splitlines()[0] if str(error) else type(error).__name__))
+            else:
+                middle = (low + high) // 2
+                todo += [(middle, high), (low, middle)]
+            continue
+        is_row[low:high] = True
+        for record, message in invalid:
+            is_row[low + record] = False
+            bad.append((low + record, message))
+        if table.num_rows:
+            tables.append(table)
+    return tables, is_row, bad
+
+
+def bad_rows(
+    found: Sequence[tuple[int, str]], address: Callable[[int], int], kind: str, path: str
+) -> tuple[BadRow, ...]:
+    """Bad records as values that go into a block."""
+    return tuple(BadRow(address(record), kind, message, path) for record, message in found)
+
+
+def without_bom(records: Records) -> Records:
+    """The records without a byte order mark at the start of the file."""
+    if records.offset == 0 and records.text.startswith(BOM):
+        text = records.text[len(BOM) :]
+        ends = records.ends - len(BOM)
+        return Records(len(BOM), text, ends[ends > 0], records.end)
+    return records

@@ -1,0 +1,272 @@
+"""One lease from its first block to its staged files: what was read, what is in flight, what waits to be written.
+
+Batches finish in any order and are copied out of the arena as they do; rows are written in input order. The event loop
+owns everything here but the part headed "in threads": one writer thread and one reader thread at a time per lease.
+
+Not here: reading and admission (`sidecar.feed`), the lease itself (`sidecar.driver`).
+"""
+
+import asyncio
+import secrets
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.program import Program
+from headrace.publish import part_name
+from headrace.words import SOURCE
+from sidecar.assemble import assemble
+from sidecar.converter import nan_rows
+from sidecar.coordinator_client import Lease
+from sidecar.core.batches import Batch, Blame, Piece, ShardKey
+from sidecar.reader import Block, Cursor
+from sidecar.writer import RejectsWriter, ShardWriter, Staged, column_to_arrow
+
+
+class RunState(Enum):
+    """Where a lease is on its way."""
+
+    READING = auto()
+    COMMITTING = auto()  # its files are staged, the commit is asked for
+    PUBLISHING = auto()  # the commit is journaled, the files are being renamed
+    PUBLISHED = auto()  # ... and that is to be reported
+    ENDED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRows:
+    """The source's side of one batch: its rows, and where each came from."""
+
+    block: Block
+    begin: int  # of the batch's rows in the block
+    count: int
+
+    @property
+    def rows(self) -> pa.RecordBatch:
+        """The rows, all columns that the program names."""
+        return self.block.rows.slice(self.begin, self.count)
+
+    def places(self, rows: Sequence[int]) -> tuple[list[str], npt.NDArray[np.int64]]:
+        """File and address of each of the batch's `rows`."""
+        return (
+            [self.block.path_of(self.begin + row) for row in rows],
+            self.block.address[self.begin + np.array(rows, dtype=np.int64)],
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A place in the output's order: one batch, or those that its rows came again in."""
+
+    batches: list[int]
+    is_open: bool = False  # more batches of it are to come
+
+
+class ShardRun:
+    """The work on one lease."""
+
+    def __init__(self, lease: Lease, order: int, program: Program, staging: Path, arena: memoryview) -> None:
+        """`order` is the age of the lease in this worker; `arena` the whole arena's bytes."""
+        self.lease = lease
+        self.order = order
+        self.end = lease.end
+        self.cursor = Cursor(lease.begin, lease.end)
+        self.state = RunState.READING
+        self.is_cancelled = False
+        self.is_read = False
+        self.is_settling = False
+        self.offered: int | None = None  # a split offered and not yet answered
+        self._changed = asyncio.Event()
+        self.staged: tuple[Staged, ...] = ()
+        self.finished: list[Batch] = []  # by the pipeline, not yet copied out
+        self.rows_read = 0
+        self.rows_filtered = 0
+        self.rows_out = 0
+        self.rows_rejected = 0
+        self._program = program
+        self._staging = staging
+        self._arena = arena
+        self._sources: dict[int, SourceRows] = {}
+        self._order: deque[_Place] = deque()
+        self._places: dict[int, _Place] = {}  # by batch
+        self._ready: dict[int, pa.RecordBatch] = {}
+        self._random = secrets.token_hex(4)
+        self._writer: ShardWriter | None = None
+        self._rejects: RejectsWriter | None = None
+        self._rejecting = threading.Lock()  # a reader thread and a writer thread may both reject
+        self._stage_columns = [column for column in program.sink.columns if column.ref.producer != SOURCE]
+
+    @property
+    def key(self) -> ShardKey:
+        """Names the lease for ever."""
+        return self.lease.key
+
+    @property
+    def is_settled(self) -> bool:
+        """Everything that was read has been written."""
+        return self.is_read and not self._order and not self.finished and not self.is_settling
+
+    def changed(self) -> None:
+        """Wakes whoever waits for this lease: something was written, agreed or cancelled."""
+        self._changed.set()
+
+    async def wait_room(self, unwritten_max: int) -> None:
+        """Waits until fewer than `unwritten_max` batches are unwritten, or the lease is cancelled."""
+        await self._wait(lambda: self.is_cancelled or len(self._order) < unwritten_max)
+
+    async def wait_written(self) -> None:
+        """Waits until everything that was started is written, or the lease is cancelled."""
+        await self._wait(lambda: self.is_cancelled or not (self._order or self.finished or self.is_settling))
+
+    async def wait_end_agreed(self) -> None:
+        """Waits until no split is open, or the lease is cancelled."""
+        await self._wait(lambda: self.is_cancelled or self.offered is None)
+
+    async def _wait(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def started(self, batch: Batch, source: SourceRows) -> None:
+        """A batch is on its way; batches are started in input order."""
+        place = _Place([batch.number])
+        self._sources[batch.number] = source
+        self._places[batch.number] = place
+        self._order.append(place)
+
+    def dropped(self, batch: Batch) -> tuple[SourceRows, _Place]:
+        """A batch on its way was dropped: its rows come again, in the place where it was."""
+        place = self._places.pop(batch.number)
+        place.batches.remove(batch.number)
+        place.is_open = True
+        return self._sources.pop(batch.number), place
+
+    def started_again(self, batch: Batch, source: SourceRows, place: _Place) -> None:
+        """A batch of dropped rows is on its way; those of one place are started in input order."""
+        self._sources[batch.number] = source
+        self._places[batch.number] = place
+        place.batches.append(batch.number)
+
+    # ------------------------------------------------------------------ in threads
+
+    def reject_block(self, block: Block) -> None:
+        """Writes the rows of a block that its reader couldn't decode."""
+        if block.bad:
+            self._reject(
+                [row.path for row in block.bad],
+                np.array([row.address for row in block.bad], dtype=np.int64),
+                [Blame(SOURCE, row.kind, row.message) for row in block.bad],
+                None,
+            )
+
+    def reject_row(self, source: SourceRows, blame: Blame) -> None:
+        """Writes a row that can't even enter the arena."""
+        self._reject(*source.places([0]), [blame], source.rows)
+
+    def collect(self, batches: Sequence[Batch]) -> None:
+        """Copies finished batches out of the arena, then writes those whose turn it is.
+
+        Raises:
+            SinkError: the staging folder can't be written.
+        """
+        for batch in batches:
+            self._ready[batch.number] = self._rows_of(batch)
+        while self._order and self._is_ready(self._order[0]):
+            for number in self._order.popleft().batches:
+                del self._places[number]
+                self._write(self._ready.pop(number))
+
+    def _is_ready(self, place: _Place) -> bool:
+        return not place.is_open and all(number in self._ready for number in place.batches)
+
+    def _write(self, rows: pa.RecordBatch) -> None:
+        if rows.num_rows:
+            if self._writer is None:
+                self._writer = ShardWriter(self._program.sink, self._staging, self._stem())
+            self._writer.write(rows)
+            self.rows_out += rows.num_rows
+
+    def _rows_of(self, batch: Batch) -> pa.RecordBatch:
+        source = self._sources.pop(batch.number)
+        if self._program.errors.nan == "reject":
+            self._blame_nan(batch)
+        parts = [self._piece_rows(piece, source, batch.blamed) for piece in batch.finished]
+        if batch.blamed:
+            guilty = sorted(batch.blamed)
+            blames = [batch.blamed[row] for row in guilty]
+            self._reject(*source.places(guilty), blames, source.rows.take(pa.array(guilty)))
+        if len(parts) == 1:
+            return parts[0]
+        return pa.Table.from_batches(parts).combine_chunks().to_batches()[0] if parts else source.rows.slice(0, 0)
+
+    def _piece_rows(self, piece: Piece, source: SourceRows, blamed: dict[int, Blame]) -> pa.RecordBatch:
+        columns = {
+            (column.ref.producer, column.ref.column): column_to_arrow(
+                piece.columns[column.ref.producer][column.ref.column], self._arena
+            )
+            for column in self._stage_columns
+        }
+        keep = None
+        guilty = [row - piece.begin for row in blamed if piece.begin <= row < piece.end]
+        if guilty:
+            keep = np.ones(piece.rows, dtype=bool)
+            keep[guilty] = False
+        return assemble(self._program.sink, source.rows.slice(piece.begin, piece.rows), columns, keep)
+
+    def _blame_nan(self, batch: Batch) -> None:
+        for piece in batch.finished:
+            for column in self._stage_columns:
+                for row in nan_rows(piece.columns[column.ref.producer][column.ref.column], self._arena).tolist():
+                    blame = Blame(column.ref.producer, "NaN", f"output {column.ref.column!r} holds NaN")
+                    batch.blamed.setdefault(piece.begin + row, blame)
+
+    def close_files(self) -> tuple[Staged, ...]:
+        """Finishes and syncs the files of this lease.
+
+        Raises:
+            SinkError: they can't be written.
+        """
+        staged: tuple[Staged, ...] = ()
+        if self._writer is not None:
+            staged += self._writer.close()
+        if self._rejects is not None:
+            staged += self._rejects.close()
+        self.staged = staged
+        return staged
+
+    def write_empty(self, rows: pa.RecordBatch) -> None:
+        """Writes a file without rows, so that an empty dataset has a valid output."""
+        self._writer = ShardWriter(self._program.sink, self._staging, self._stem())
+        self._writer.write(rows)
+
+    def discard(self) -> None:
+        """Removes what was staged."""
+        for writer in (self._writer, self._rejects):
+            if writer is not None:
+                writer.abort()
+        for file in self.staged:
+            file.path.unlink(missing_ok=True)
+
+    def _reject(
+        self, paths: list[str], addresses: npt.NDArray[np.int64], blames: list[Blame], rows: pa.RecordBatch | None
+    ) -> None:
+        with self._rejecting:
+            self.rows_rejected += len(blames)
+            if self._rejects is None:
+                self._rejects = RejectsWriter(self._staging, self._stem(), keep_rows=self._program.errors.keep_rows)
+            for path, group in groupby(range(len(blames)), key=paths.__getitem__):
+                first, *others = group
+                end = first + len(others) + 1
+                part = None if rows is None else rows.slice(first, end - first)
+                self._rejects.write(path, addresses[first:end], blames[first:end], part)
+
+    def _stem(self) -> str:
+        return part_name(self.lease.shard, self._program.job_uid, self.lease.epoch, self._random, "")

@@ -1,0 +1,74 @@
+"""What the program says about who reads what, in the form the pipeline core wants."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headrace.local.columns import DTYPES, ITEMSIZES
+from headrace.local.messages import ARROW_INPUT, Specs
+from headrace.program import Program
+from headrace.words import SOURCE
+from sidecar.converter import SourceTensor, source_tensors, stage_parts
+from sidecar.core.batches import StageWiring
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """The graph of one program."""
+
+    stages: tuple[StageWiring, ...]
+    sink_reads: frozenset[str]
+    tensors: tuple[SourceTensor, ...]
+
+
+def wire(program: Program) -> Wiring:
+    """Derives the wiring of a program."""
+    stages = tuple(
+        StageWiring(
+            stage.name,
+            tuple(
+                (
+                    feed or ARROW_INPUT,
+                    tuple(
+                        (SOURCE, part.key) if isinstance(part, SourceTensor) else (part.producer, part.column)
+                        for part in parts
+                    ),
+                )
+                for feed, parts in stage_parts(stage).items()
+            ),
+        )
+        for stage in program.stages
+    )
+    sink_reads = frozenset(column.ref.producer for column in program.sink.columns) - {SOURCE}
+    return Wiring(stages, sink_reads, source_tensors(program))
+
+
+def output_row_bytes(specs: Specs) -> float | None:
+    """Bytes that a row of a stage's outputs takes, where its specs tell; None: only a first batch will."""
+    if specs.outputs is None:
+        return None
+    total = 0
+    for spec in specs.outputs.values():
+        if spec.dtype not in DTYPES or spec.shape is None or any(size is None for size in spec.shape[1:]):
+            return None
+        nbytes = ITEMSIZES[DTYPES.index(spec.dtype)]
+        for size in spec.shape[1:]:
+            nbytes *= size or 0
+        total += nbytes
+    return float(total)
+
+
+def batch_rows_max(program: Program) -> int:
+    """Rows that go through the stages together: what the smallest stage takes."""
+    return min((stage.rows_fixed or stage.batch_rows for stage in program.stages), default=1024)
+
+
+def predictor_counts(program: Program, cores: int) -> Mapping[str, int]:
+    """Predictors that each stage starts with: this worker's share of the cores over the stages, at least one each."""
+    share = max(1, cores // max(1, len(program.stages) * program.workers))
+    counts = {}
+    for stage in program.stages:
+        most = min(
+            (limit for limit in (stage.predictors_max, program.predictors_max) if limit is not None), default=share
+        )
+        counts[stage.name] = max(stage.predictors_min, min(share, most), 1)
+    return counts

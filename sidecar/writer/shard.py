@@ -1,0 +1,98 @@
+"""Rows of one lease to one file of the sink's format.
+
+The first rows fix the columns and their types; the file is made then.
+"""
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+
+from headrace.errors import BadJob, Fault, HeadraceError
+from headrace.program import SinkProgram
+from sidecar.writer.formats import Format, open_format, suffix
+from sidecar.writer.staged import Staged, StagedFile, removed_on_error
+
+
+class SchemaChanged(HeadraceError):
+    """Rows came with other columns or types than the rows before them: the stage's fault."""
+
+    kind = "SchemaMismatch"
+
+
+class ShardWriter:
+    """Writes the data file of one lease."""
+
+    def __init__(self, sink: SinkProgram, folder: Path, stem: str) -> None:
+        """`folder` is the staging folder, `stem` the file's final name without its suffix.
+
+        Raises:
+            BadJob: the format can't be compressed that way.
+        """
+        self._format = sink.format
+        self._compression = sink.compression
+        self._name = stem + suffix(sink.format, sink.compression)
+        self._folder = folder
+        self._schema: pa.Schema | None = None
+        self._file: StagedFile | None = None
+        self._writer: Format | None = None
+        self._rows = 0
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Adds rows, in output order. No rows are fine: they fix the columns and make a valid, empty file.
+
+        Raises:
+            SchemaChanged: their columns or types aren't those of the first rows.
+            BadJob: the format doesn't know a column's type.
+            SinkError: the store failed. After any of the last two the file is gone.
+        """
+        if self._file is None or self._schema is None:
+            self._schema = rows.schema.remove_metadata()
+            self._file = StagedFile(self._folder, self._name)
+        assert not self._file.has_ended, "a writer that was closed or aborted takes no more rows"
+        _check_same(self._schema, rows.schema)
+        with removed_on_error(self._file):
+            try:
+                if self._writer is None:
+                    self._writer = open_format(self._format, self._compression, self._schema, self._file)
+                self._writer.write(pa.RecordBatch.from_arrays(rows.columns, schema=self._schema))
+            except pa.ArrowNotImplementedError as error:
+                raise BadJob(self._unwritable(rows)) from error
+        self._rows += rows.num_rows
+
+    def close(self) -> tuple[Staged, ...]:
+        """Completes the file and makes it durable; nothing if nothing was ever written.
+
+        Raises:
+            SinkError: the store failed; the file is gone.
+        """
+        if self._file is None or self._writer is None:
+            return ()
+        with removed_on_error(self._file):
+            self._writer.close()
+            return (self._file.finish(self._rows, "data"),)
+
+    def abort(self) -> None:
+        """Removes what is there, also after `close`."""
+        if self._file is not None:
+            self._file.remove()
+
+    def _unwritable(self, rows: pa.RecordBatch) -> list[Fault]:
+        """The columns that the format refuses, each tried alone."""
+        faults = []
+        for name in rows.schema.names:
+            column = rows.select([name])
+            try:
+                open_format(self._format, "none", column.schema, io.BytesIO()).write(column)
+            except pa.ArrowNotImplementedError:
+                kind = column.schema.field(name).type
+                faults.append(Fault(f"spec.sink.columns.{name}", f"{kind} can't be written as {self._format}"))
+        return faults
+
+
+def _check_same(first: pa.Schema, now: pa.Schema) -> None:
+    if first.names != now.names:
+        raise SchemaChanged(f"Output columns are {', '.join(now.names)}; they were {', '.join(first.names)}.")
+    for name, was, comes in zip(first.names, first.types, now.types, strict=True):
+        if was != comes:
+            raise SchemaChanged(f"Output column {name!r} comes as {comes}; it was {was} in the rows before.")

@@ -1,0 +1,311 @@
+"""The job service over real gRPC on a Unix socket: what users and strangers may rely on."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from coordinator.rpc import serve_loopback
+from coordinator.verify import verify
+from headrace import v1
+from headrace.channel import open_channel
+from headrace.limits import MESSAGE_BYTES_MAX
+from headrace.refusals import faults_from_text
+from tests.contract.coordinator_fixture import FakeWorker, condition, coordinator, one_lease, run, submit
+
+# ---------------------------------------------------------------------- a job's life
+
+
+def test_a_job_goes_from_submission_to_a_proven_output(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            submitted = await submit(c, tmp_path)
+            assert (submitted.phase, submitted.unit) == ("Running", "byte")
+            worker = FakeWorker(c.workers)
+            await worker.register()
+            last = await worker.work(lambda answer: answer.directive == "stop")
+            job = await c.jobs.get(v1.JobRequest("numbers"))
+            assert (job.phase, job.rows_out, job.shards_committed) == ("Succeeded", job.units_total, last.ledger and 1)
+            assert condition(job, "Complete").status
+            assert condition(job, "OutputCommitted").status
+            report = verify(tmp_path / "out")
+            assert report.findings == []
+            assert report.rows_out == job.rows_out
+
+    run(test)
+
+
+def test_watch_ends_with_the_terminal_state(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+
+            async def phases() -> list[str]:
+                return [job.phase async for job in c.jobs.watch(v1.JobRequest("numbers"))]
+
+            watching = asyncio.create_task(phases())
+            worker = FakeWorker(c.workers)
+            await worker.register()
+            await worker.work(lambda answer: answer.directive == "stop")
+            seen = await watching
+            assert seen[0] == "Running"
+            assert seen.count("Succeeded") == 1
+            assert seen[-1] == "Succeeded"
+
+    run(test)
+
+
+def test_the_same_submission_again_is_the_same_job(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            first = await submit(c, tmp_path)
+            second = await submit(c, tmp_path)
+            assert second.uid == first.uid
+            assert [job.uid for job in (await c.jobs.list(v1.ListRequest())).jobs] == [first.uid]
+
+    run(test)
+
+
+def test_other_content_under_the_same_name_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            with pytest.raises(GRPCError) as refused:
+                await submit(c, tmp_path, digest="d2")
+            assert refused.value.status is Status.FAILED_PRECONDITION
+            assert "--again" in (refused.value.message or "")
+
+    run(test)
+
+
+def test_again_starts_anew_and_leaves_nothing_of_the_unfinished_job(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            first = await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            grant = await one_lease(c, worker)
+            await worker.exchange(offers=[v1.SplitOffer(grant.shard, grant.epoch, 100)])
+            grant.end = 100
+            commit = worker.stage(grant)
+            await worker.exchange(commits=[commit])
+            worker.publish(commit)
+            await worker.exchange(published=[v1.Held(commit.shard, commit.epoch)])
+            assert list((tmp_path / "out").glob("part-*"))
+            second = await submit(c, tmp_path, digest="d2", again=True)
+            assert second.uid != first.uid
+            assert list((tmp_path / "out").glob("part-*")) == []
+            assert (await worker.exchange(want=1)).directive == "stop"
+
+    run(test)
+
+
+def test_a_bad_job_comes_back_as_its_faults(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            with pytest.raises(GRPCError) as refused:
+                await submit(c, tmp_path, sorce={"format": "csv"})
+            assert refused.value.status is Status.INVALID_ARGUMENT
+            bad = faults_from_text(refused.value.message)
+            assert bad is not None
+            assert "sorce" in str(bad)
+            assert not (tmp_path / "out").exists()
+
+    run(test)
+
+
+def test_two_jobs_never_share_an_output(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            with pytest.raises(GRPCError) as refused:
+                await submit(c, tmp_path, name="others")
+            assert refused.value.status is Status.INVALID_ARGUMENT
+            assert "numbers" in str(faults_from_text(refused.value.message))
+            assert [job.name for job in (await c.jobs.list(v1.ListRequest())).jobs] == ["numbers"]
+
+    run(test)
+
+
+def test_a_cancelled_job_is_continued_by_its_submission(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            first = await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            await one_lease(c, worker)
+            cancelled = await c.jobs.cancel(v1.JobRequest("numbers"))
+            assert (cancelled.phase, condition(cancelled, "Failed").reason) == ("Failed", "Cancelled")
+            assert (await worker.exchange()).directive == "stop"
+            continued = await submit(c, tmp_path)
+            assert (continued.phase, continued.uid) == ("Running", first.uid)
+            again = FakeWorker(c.workers, "w2")
+            await again.register()
+            await again.work(lambda answer: answer.directive == "stop")
+            assert verify(tmp_path / "out").is_proven
+
+    run(test)
+
+
+def test_a_suspended_job_drains_its_workers_and_goes_on_when_resumed(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            await one_lease(c, worker)
+            assert (await c.jobs.suspend(v1.JobRequest("numbers"))).phase == "Pending"
+            assert (await worker.exchange(want=1)).directive == "drain"
+            assert (await FakeWorker(c.workers, "w2").register()).retry_after_s > 0
+            assert (await c.jobs.resume(v1.JobRequest("numbers"))).phase == "Running"
+
+    run(test)
+
+
+def test_unknown_jobs_are_not_found(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            for call in (c.jobs.get, c.jobs.cancel, c.jobs.suspend, c.jobs.resume, c.jobs.list_workers):
+                with pytest.raises(GRPCError) as refused:
+                    await call(v1.JobRequest("nobody"))
+                assert refused.value.status is Status.NOT_FOUND
+
+    run(test)
+
+
+# ---------------------------------------------------------------------- failures
+
+
+@pytest.mark.parametrize("kind", ["InputChanged", "CorruptInput"])
+def test_damaged_input_fails_the_job_with_its_reason(tmp_path: Path, kind: str) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            grant = await one_lease(c, worker)
+            release = v1.Release(grant.shard, grant.epoch, "failed", "in.csv was touched", True, kind)
+            worker.held.clear()
+            assert (await worker.exchange(releases=[release])).directive == "stop"
+            failed = condition(await c.jobs.get(v1.JobRequest("numbers")), "Failed")
+            assert (failed.reason, failed.message) == (kind, "in.csv was touched")
+
+    run(test)
+
+
+def test_a_shard_that_uses_up_its_attempts_fails_the_job(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path, retries={"attempts": 2})
+            worker = FakeWorker(c.workers)
+            await worker.register()
+            for expected in ("", "stop"):
+                (grant,) = (await worker.exchange(want=1)).grants
+                worker.held.clear()
+                release = v1.Release(grant.shard, grant.epoch, "failed", "boom", True, "ModelFailed")
+                assert (await worker.exchange(releases=[release])).directive == expected
+            job = await c.jobs.get(v1.JobRequest("numbers"))
+            assert condition(job, "Failed").reason == "ModelFailed"
+            assert job.shards_quarantined == 1
+
+    run(test)
+
+
+def test_a_worker_that_cannot_do_the_job_fails_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            await one_lease(c, worker)
+            await worker.exchange(fatal_reason="ModelLoadFailed", fatal_message="no such class")
+            failed = condition(await c.jobs.get(v1.JobRequest("numbers")), "Failed")
+            assert (failed.reason, failed.message) == ("ModelLoadFailed", "no such class")
+
+    run(test)
+
+
+def test_the_reject_budget_counts_live_rows_and_fails_the_job_when_it_is_spent(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path, errors={"maxRejected": 3})
+            worker = FakeWorker(c.workers)
+            await one_lease(c, worker)
+            assert (await worker.exchange(rows_read_live=50, rows_rejected_live=3)).directive == ""
+            assert (await worker.exchange(rows_read_live=60, rows_rejected_live=4)).directive == "stop"
+            failed = condition(await c.jobs.get(v1.JobRequest("numbers")), "Failed")
+            assert failed.reason == "ErrorBudgetExceeded"
+
+    run(test)
+
+
+# ---------------------------------------------------------------------- strangers
+
+
+def test_a_strangers_client_finds_its_way_by_reflection(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            stranger = Path(__file__).with_name("stranger.py")
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, str(stranger), str(tmp_path / "generated"), c.address, stdout=asyncio.subprocess.PIPE
+            )
+            out, _ = await process.communicate()
+            found = json.loads(out)
+            assert {"headrace.v1.JobService", "headrace.v1.WorkerService"} <= set(found["services"])
+            assert {"Submit", "Watch", "Register", "Exchange"} <= set(found["methods"])
+            assert (found["jobs"], found["watched"]) == (["numbers"], "Running")
+            assert (found["missing"], found["healthy"]) == ("NOT_FOUND", True)
+
+    run(test)
+
+
+def test_a_message_over_the_limit_is_refused_before_its_body_is_read(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            with pytest.raises(GRPCError) as refused:
+                await c.jobs.submit(v1.SubmitRequest(manifest="x" * (MESSAGE_BYTES_MAX + 1)))
+            assert refused.value.status is Status.RESOURCE_EXHAUSTED
+            assert (await c.jobs.list(v1.ListRequest())).jobs == []
+
+    run(test)
+
+
+@pytest.mark.parametrize("token", [None, "wrong", "zażółć"])
+def test_on_loopback_nothing_answers_without_the_token(tmp_path: Path, token: str | None) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            server, port = await serve_loopback(c.driver, c.desk, "127.0.0.1", 0, "secret")
+            channel = open_channel(f"127.0.0.1:{port}", None if token is None else token.encode().hex())
+            right = open_channel(f"127.0.0.1:{port}", "secret")
+            try:
+                with pytest.raises(GRPCError) as refused:
+                    await v1.JobServiceStub(channel, timeout=10).list(v1.ListRequest())
+                assert refused.value.status is Status.UNAUTHENTICATED
+                assert (await v1.JobServiceStub(right, timeout=10).list(v1.ListRequest())).jobs == []
+            finally:
+                channel.close()
+                right.close()
+                server.close()
+                await server.wait_closed()
+
+    run(test)
+
+
+def test_a_socket_path_too_long_for_the_kernel_works(tmp_path: Path) -> None:
+    async def test() -> None:
+        deep = tmp_path / ("a" * 60) / ("b" * 60)
+        deep.mkdir(parents=True)
+        async with coordinator(deep / "state") as c:
+            assert len(c.address) > 108
+            assert (await c.jobs.list(v1.ListRequest())).jobs == []
+
+    run(test)
+
+
+def test_the_plan_is_told_as_json(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            plan = json.loads((await submit(c, tmp_path)).plan)
+            assert (plan["files"], plan["shards"], plan["stages"][0]["name"]) == (1, 1, "double")
+
+    run(test)

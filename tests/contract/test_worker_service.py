@@ -1,0 +1,318 @@
+"""The worker service over real gRPC: leases, splits, commits, publishes and restarts as the proto promises them."""
+
+import asyncio
+import contextlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+
+from coordinator.submission import PlannedJob, plan_job
+from coordinator.verify import verify
+from headrace import v1
+from headrace.errors import SinkError
+from headrace.program import program_from_json
+from tests.contract.coordinator_fixture import Coordinator, FakeWorker, condition, coordinator, one_lease, run, submit
+
+# ---------------------------------------------------------------------- leases
+
+
+def test_an_expired_lease_is_stale_and_its_commit_changes_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            commit = worker.stage(await one_lease(c, worker))
+            c.pass_time(11)
+            answer = await worker.exchange(commits=[commit])
+            assert [v.outcome for v in answer.commits] == ["STALE"]
+            job = await c.jobs.get(v1.JobRequest("numbers"))
+            assert (job.rows_read, job.shards_pending, job.shards_committed) == (0, 1, 0)
+            (grant,) = (await worker.exchange(want=1)).grants
+            assert grant.epoch == commit.epoch + 1
+
+    run(test)
+
+
+def test_nobody_is_expired_because_the_coordinator_slept(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            await one_lease(c, worker)
+            c.clock.ahead_s += 600
+            c.driver.tick()
+            assert (await worker.exchange()).stale == []
+
+    run(test)
+
+
+def test_the_same_sequence_gets_the_same_grants(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            await worker.register()
+            first = await worker.exchange(want=1)
+            worker.held.clear()
+            second = await worker.exchange(repeat=True, want=1)
+            assert second.grants == first.grants
+
+    run(test)
+
+
+def test_a_lease_that_its_worker_does_not_name_is_granted_again_uncharged(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            lost = await one_lease(c, worker)
+            worker.held.clear()
+            (grant,) = (await worker.exchange(want=1)).grants
+            assert (grant.shard, grant.epoch) == (lost.shard, lost.epoch + 1)
+            (shard,) = (await c.jobs.list_shards(v1.ShardsRequest("numbers"))).shards
+            assert (shard.state, shard.attempts) == ("leased", 0)
+
+    run(test)
+
+
+def test_a_new_incarnation_ends_the_leases_of_the_one_before(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            old = FakeWorker(c.workers)
+            commit = old.stage(await one_lease(c, old))
+            new = FakeWorker(c.workers)
+            (grant,) = [await one_lease(c, new)]
+            assert grant.epoch == commit.epoch + 1
+            assert (await old.exchange(commits=[commit])).directive == "stop"
+            with pytest.raises(GRPCError) as refused:
+                await old.register()
+            assert refused.value.status is Status.FAILED_PRECONDITION
+            assert (await c.jobs.get(v1.JobRequest("numbers"))).rows_read == 0
+
+    run(test)
+
+
+def test_a_commit_may_not_name_files_of_another_lease(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            commit = worker.stage(await one_lease(c, worker))
+            for name in ("../part-00000000-aaaaaaaa-1-bbbbbbbb.jsonl", "part-00000007-aaaaaaaa-1-bbbbbbbb.jsonl"):
+                wrong = v1.Commit.from_dict(commit.to_dict())
+                wrong.files[0].name = name
+                verdict = (await c.workers.exchange(_report(worker, commits=[wrong]))).commits[0]
+                assert verdict.outcome == "REFUSED"
+            assert (await c.jobs.get(v1.JobRequest("numbers"))).rows_read == 0
+
+    run(test)
+
+
+def _report(worker: FakeWorker, **fields: Any) -> v1.ExchangeRequest:
+    worker.sequence += 1
+    held = [v1.Held(g.shard, g.epoch, g.begin, g.end, g.begin) for g in worker.held.values()]
+    return v1.ExchangeRequest(
+        worker.name, worker.incarnation, worker.welcome.term, worker.sequence, held=held, **fields
+    )
+
+
+def test_an_offered_split_is_answered_and_the_rest_granted_to_another(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            first, second = FakeWorker(c.workers), FakeWorker(c.workers, "w2")
+            grant = await one_lease(c, first)
+            at = grant.end - 100
+            answer = await first.exchange(offers=[v1.SplitOffer(grant.shard, grant.epoch, at)])
+            assert [(a.shard, a.end) for a in answer.answers] == [(grant.shard, at)]
+            rest = await one_lease(c, second)
+            assert (rest.begin, rest.end) == (at, grant.end)
+            grant.end = at
+            for worker, lease in ((first, grant), (second, rest)):
+                commit = worker.stage(lease)
+                await worker.exchange(commits=[commit])
+                worker.publish(commit)
+                await worker.exchange(published=[v1.Held(commit.shard, commit.epoch)])
+            await c.wait_phase("numbers", "Succeeded")
+            assert verify(tmp_path / "out").is_proven
+
+    run(test)
+
+
+def test_an_idle_worker_makes_the_coordinator_ask_for_a_split(tmp_path: Path) -> None:
+    def small_parts(*args: Any, **kwargs: Any) -> PlannedJob:
+        plan = plan_job(*args, **kwargs)
+        return replace(plan, planned=replace(plan.planned, units_min=10))
+
+    async def test() -> None:
+        async with coordinator(tmp_path / "state", small_parts) as c:
+            await submit(c, tmp_path)
+            busy, idle = FakeWorker(c.workers), FakeWorker(c.workers, "w2")
+            await busy.register()
+            for _ in range(3):  # its rate gets known, its leases grow
+                await busy.exchange(want=1)
+                for grant in list(busy.held.values()):
+                    await busy.exchange(commits=[busy.stage(grant)])
+                c.pass_time(1)
+            await busy.exchange(want=2)
+            await idle.register()
+            while (await c.jobs.get(v1.JobRequest("numbers"))).shards_pending:
+                await idle.exchange(want=2)
+                for grant in list(idle.held.values()):
+                    await idle.exchange(commits=[idle.stage(grant)])
+            for _ in range(8):
+                c.pass_time(1)
+                await busy.exchange()
+                await idle.exchange()
+            assert (await idle.exchange(want=1)).grants == []
+            (ask,) = (await busy.exchange()).asks
+            lease = busy.held[ask.shard, ask.epoch]
+            at = (lease.begin + lease.end) // 2
+            await busy.exchange(offers=[v1.SplitOffer(ask.shard, ask.epoch, at)])
+            (rest,) = (await idle.exchange(want=1)).grants
+            assert rest.begin == at
+            assert rest.end <= lease.end
+
+    run(test)
+
+
+# ---------------------------------------------------------------------- publishing, restart
+
+
+def test_a_lost_workers_commit_is_published_by_the_coordinator(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            commit = worker.stage(await one_lease(c, worker))
+            await worker.exchange(commits=[commit])
+            c.pass_time(11)
+            await c.wait_phase("numbers", "Succeeded")
+            assert verify(tmp_path / "out").is_proven
+            with contextlib.suppress(SinkError):
+                worker.publish(commit)  # it wakes up late
+            assert verify(tmp_path / "out").is_proven
+
+    run(test)
+
+
+def test_a_commit_whose_staging_is_gone_is_revoked_and_granted_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            commit = worker.stage(await one_lease(c, worker))
+            await worker.exchange(commits=[commit])
+            shutil.rmtree(worker.welcome.staging)
+            Path(worker.welcome.staging).mkdir()
+            c.pass_time(11)
+            await asyncio.wait_for(_until_pending(c), 10)
+            other = FakeWorker(c.workers, "w2")
+            grant = await one_lease(c, other)
+            assert grant.epoch == commit.epoch + 1
+            late = await worker.exchange(published=[v1.Held(commit.shard, commit.epoch)])
+            assert [v.outcome for v in late.published] == ["STALE"]
+            await other.work(lambda answer: answer.directive == "stop")
+            assert verify(tmp_path / "out").is_proven
+
+    run(test)
+
+
+async def _until_pending(c: Coordinator) -> None:
+    while not (await c.jobs.get(v1.JobRequest("numbers"))).shards_pending:
+        await asyncio.wait([c.desk.next_change("numbers")])
+
+
+@pytest.mark.parametrize("mode", ["append", "replace"])
+def test_held_output_appears_only_at_the_end(tmp_path: Path, mode: str) -> None:
+    async def test() -> None:
+        output = tmp_path / "out"
+        output.mkdir()
+        (output / "old.jsonl").write_text('{"n":-1}\n')
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path, mode=mode)
+            worker = FakeWorker(c.workers)
+            commit = worker.stage(await one_lease(c, worker))
+            answer = await worker.exchange(commits=[commit])
+            assert (answer.commits[0].outcome, answer.commits[0].reason) == ("ACCEPTED", "held")
+            await c.wait_phase("numbers", "Succeeded")
+            assert (output / "old.jsonl").exists() == (mode == "append")
+            assert len(list(output.glob("part-*"))) == 1
+            assert verify(output).is_proven
+
+    run(test)
+
+
+def test_a_restarted_coordinator_has_a_new_term_and_workers_keep_their_leases(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            grant = await one_lease(c, worker)
+            term = worker.welcome.term
+        async with coordinator(tmp_path / "state") as c:
+            worker.stub = c.workers
+            assert (await worker.exchange()).directive == "register"
+            welcome = await worker.register()
+            assert welcome.term == term + 1
+            assert [(h.shard, h.epoch, h.end) for h in welcome.keep] == [(grant.shard, grant.epoch, grant.end)]
+            await worker.work(lambda answer: answer.directive == "stop")
+            job = await c.jobs.get(v1.JobRequest("numbers"))
+            assert (job.phase, job.shards_recomputed) == ("Succeeded", 0)
+            assert verify(tmp_path / "out").is_proven
+
+    run(test)
+
+
+def test_a_commit_answered_before_the_restart_is_published_after_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            commit = worker.stage(await one_lease(c, worker))
+            await worker.exchange(commits=[commit])
+        async with coordinator(tmp_path / "state") as c:
+            assert (await FakeWorker(c.workers).register()).job_uid  # a new incarnation: publishes are due at once
+            await c.wait_phase("numbers", "Succeeded")
+            assert verify(tmp_path / "out").is_proven
+        async with coordinator(tmp_path / "state") as c:
+            assert (await submit(c, tmp_path)).phase == "Succeeded"
+
+    run(test)
+
+
+def test_a_ledger_that_lost_its_tail_stops_the_job(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            await worker.register(ledger_seen=10_000)
+            assert worker.welcome.job_uid == ""
+            failed = condition(await c.jobs.get(v1.JobRequest("numbers")), "Failed")
+            assert failed.reason == "LedgerDamaged"
+
+    run(test)
+
+
+def test_rejects_are_listed_page_by_page(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path, errors={"maxRejected": 10})
+            worker = FakeWorker(c.workers)
+            grant = await one_lease(c, worker)
+            commit = worker.stage(grant, rejected=2)
+            uid = program_from_json(worker.welcome.program).job_uid
+            name = f"_headrace/rejected/part-{grant.shard:08d}-{uid[:8]}-{grant.epoch}-00000000.parquet"
+            commit.files.append(v1.StagedFile(name, "rejects", 1, "0" * 32, 2))
+            await worker.exchange(commits=[commit])
+            page = await c.jobs.list_rejects(v1.RejectsRequest("numbers"))
+            assert [(f.shard, f.path, f.rows) for f in page.files] == [(0, str(tmp_path / "out" / name), 2)]
+            assert (page.rows, page.next) == (2, 0)
+
+    run(test)
