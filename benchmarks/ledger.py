@@ -38,18 +38,19 @@ def submit(path: Path, shards: int) -> dict[str, object]:
     """Plans, journals, grants once."""
     started = time.perf_counter()
     import numpy as np
-    from headrace.dataset import Dataset
-    from headrace.words import Incarnation, WorkerName
 
     from coordinator.core import planner
     from coordinator.core.facts import JobPlanned
     from coordinator.core.ledger import JobLedger, plan_facts
     from coordinator.journal import Journal
+    from headrace.dataset import Dataset
+    from headrace.words import Incarnation, WorkerName
 
     files = -(-shards // SHARDS_PER_FILE)
     # Row groups of uneven sizes, as in life: even ones would compress to nothing.
-    groups = np.random.default_rng(7).integers(ROWS_PER_SHARD // 3, ROWS_PER_SHARD * 2 // 3, shards * GROUPS_PER_SHARD)
-    cuts = np.cumsum(groups)
+    low, high = ROWS_PER_SHARD // 3, ROWS_PER_SHARD * 2 // 3
+    cuts = np.random.default_rng(7).integers(low, high, shards * GROUPS_PER_SHARD)
+    np.cumsum(cuts, out=cuts)
     groups_per_file = SHARDS_PER_FILE * GROUPS_PER_SHARD
     origins = np.concatenate(([0], cuts[groups_per_file - 1 :: groups_per_file], cuts[-1:]))[: files + 1]
     dataset = Dataset(
@@ -115,11 +116,10 @@ def wal_bytes(path: Path) -> int:
 
 def work(path: Path, committed: float) -> dict[str, object]:
     """Commits a part of the shards, then dies by `kill -9` of itself."""
-    from headrace.words import Incarnation, WorkerName
-
     from coordinator.core.facts import CommitDecided, Fact, Granted, OutputFile, RowCounts
     from coordinator.core.ledger import Ledger
     from coordinator.journal import CHECKPOINT_FACTS, Journal
+    from headrace.words import Incarnation, WorkerName
 
     journal = Journal.open(path)
     ledger = Ledger()
@@ -192,11 +192,10 @@ def work(path: Path, committed: float) -> dict[str, object]:
 def restart(path: Path) -> dict[str, object]:
     """Replays to the next grant, then streams all commits as the manifest does."""
     started = time.perf_counter()
-    from headrace.words import Incarnation, WorkerName
-
     from coordinator.core.facts import TermRaised
     from coordinator.core.ledger import Ledger
     from coordinator.journal import Journal
+    from headrace.words import Incarnation, WorkerName
 
     journal = Journal.open(path)
     ledger = Ledger()

@@ -17,10 +17,11 @@ def spread(values: Sequence[float], form: str) -> str:
     return middle if len(values) == 1 else f"{middle} ({low}-{high})"
 
 
-def ratios(workload: dict, key: str) -> list[float]:
-    """Headrace's rate by that of `key`, round for round."""
-    ours = workload["systems"].get("headrace", {}).get("rows_per_s", [])
-    return [a / b for a, b in zip(ours, workload["systems"][key]["rows_per_s"], strict=False)]
+def ratios(workload: dict, key: str, rate: str) -> str:
+    """Headrace's rate by that of `key`, round for round; "" where there is nothing to compare."""
+    ours = workload["systems"].get("headrace", {}).get(rate, [])
+    found = [a / b for a, b in zip(ours, workload["systems"][key][rate], strict=False)]
+    return spread(found, ".2f") if found and key != "headrace" else ""
 
 
 def table(results: dict) -> str:
@@ -34,14 +35,18 @@ def table(results: dict) -> str:
     for name, workload in results["workloads"].items():
         rounds = max((len(found["rows_per_s"]) for found in workload["systems"].values()), default=0)
         parts.append(f"\n**{name.upper()}**: {workload['rows']:,} rows, {rounds} rounds\n")
-        parts.append("| system | rows/s | Headrace is faster by | start-up s | whole command s | peak MB |")
-        parts.append("|---|---|---|---|---|---|")
+        parts.append(
+            "| system | rows/s | Headrace by it | marginal rows/s | Headrace by it | fixed s | whole s | peak MB |"
+        )
+        parts.append("|---|---|---|---|---|---|---|---|")
         for key, found in workload["systems"].items():
-            ratio = spread(ratios(workload, key), ".2f") if key != "headrace" and ratios(workload, key) else ""
+            marginal = f"{median(found['marginal_rows_per_s']):,.0f}" if found["marginal_rows_per_s"] else ""
+            fixed = f"{median(found['fixed_s']):.1f}" if found["fixed_s"] else ""
             peak = f"{found['peak_bytes'] / 1e6:,.0f}" if found["peak_bytes"] else ""
             parts.append(
-                f"| {SYSTEMS[key].name} | {spread(found['rows_per_s'], ',.0f')} | {ratio} "
-                f"| {median(found['startup_s']):.2f} | {median(found['wall_s']):.1f} | {peak} |"
+                f"| {SYSTEMS[key].name} | {median(found['rows_per_s']):,.0f} | {ratios(workload, key, 'rows_per_s')} "
+                f"| {marginal} | {ratios(workload, key, 'marginal_rows_per_s')} "
+                f"| {fixed} | {median(found['wall_s']):.1f} | {peak} |"
             )
         parts += [f"\n{SYSTEMS[key].name} failed: {error.splitlines()[0]}" for key, error in workload["failed"].items()]
     return "\n".join(parts)

@@ -6,7 +6,8 @@
 
 Machines are shared and noisy, so no figure is compared with one of another round: each round gives the ratio of
 Headrace's rate to every other system's, and the table quotes the median of these ratios with the smallest and the
-largest. The order turns by one in each round. Memory is sampled in a run of its own after the rounds.
+largest. The order turns by one in each round. Each run is followed by one of about a thousand rows, all fixed cost;
+the marginal rate is that of the rows which the long run has more. Memory is sampled in a run of its own at the end.
 """
 
 import argparse
@@ -60,15 +61,21 @@ def main() -> None:
 
 def measured(workload: Workload, keys: list[str], rounds: int, *, with_memory: bool) -> dict:
     """All rounds of one workload, as report.py reads them. A system that fails is out of the workload, and said so."""
+    tiny = workloads.TINY[workload.name]
+    workloads.prepare(tiny)
     runs: dict[str, list[Run]] = {key: [] for key in keys}
+    fixed: dict[str, list[float]] = {key: [] for key in keys}
     failed: dict[str, str] = {}
     memory: dict[str, int] = {}
     for number in range(rounds):
         turn = number % len(keys)
         for key in keys[turn:] + keys[:turn]:
-            if key not in failed and (made := _run(key, workload, failed, memory=False)):
-                runs[key].append(made)
-                print(f"  round {number + 1}  {key:9}{workload.rows / made.work_s:12,.0f} rows/s", flush=True)
+            if key in failed or not (made := _run(key, workload, failed, memory=False)):
+                continue
+            runs[key].append(made)
+            if SYSTEMS[key].gives_rows and (short := _run(key, tiny, failed, memory=False)):
+                fixed[key].append(short.wall_s)
+            print(f"  round {number + 1}  {key:9}{workload.rows / made.work_s:12,.0f} rows/s", flush=True)
     for key in keys if with_memory else ():
         if SYSTEMS[key].gives_rows and key not in failed and (made := _run(key, workload, failed, memory=True)):
             memory[key] = made.peak_bytes
@@ -78,6 +85,11 @@ def measured(workload: Workload, keys: list[str], rounds: int, *, with_memory: b
         "systems": {
             key: {
                 "rows_per_s": [workload.rows / run.work_s for run in made],
+                "marginal_rows_per_s": [
+                    (workload.rows - tiny.rows) / (run.wall_s - fixed_s)
+                    for run, fixed_s in zip(made, fixed[key], strict=False)
+                ],
+                "fixed_s": fixed[key],
                 "startup_s": [run.startup_s for run in made],
                 "wall_s": [run.wall_s for run in made],
                 "peak_bytes": memory.get(key),

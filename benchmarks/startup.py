@@ -13,9 +13,9 @@ from statistics import median
 import measure
 import systems
 import workloads
-from workloads import HERE, WORK, Workload
+from workloads import HERE, TINY, WORK
 
-SMALL = Workload("w1", 1_000, 1, 1_000)
+SMALL = TINY["w1"]
 
 
 def seconds(out: Path) -> float:

@@ -59,6 +59,12 @@ QUICK = {
     "w2": Workload("w2", 256, 8, 16),
     "w4": Workload("w4", 100_000, 32, 3_125, http=True),
 }
+TINY = {
+    "w1": Workload("w1", 1_000, 1, 1_000),
+    "w2": Workload("w2", 16, 8, 2),
+    "w4": Workload("w4", 992, 32, 31, http=True),
+}
+"""So few rows that a run is all fixed cost."""
 
 
 def prepare(workload: Workload) -> None:

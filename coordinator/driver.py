@@ -48,7 +48,7 @@ from coordinator.exchange import (
 )
 from coordinator.finish import finish, publish_due
 from coordinator.group_commit import GroupCommit
-from coordinator.job_run import JobRun
+from coordinator.job_run import OUTPUT_COMMITTED, JobRun
 from coordinator.jobs import FATAL_CLASSES, JobState, budget_fault, failure_reason, nothing_came_out
 from coordinator.journal import CHECKPOINT_FACTS, Journal
 from coordinator.metrics import Counters
@@ -70,6 +70,8 @@ WAIT_IDLE_S = 0.1
 """When a worker without work asks again: another's split or the end may be near."""
 RETRY_AFTER_S = 0.1
 RETRY_SUSPENDED_S = 1.0
+FORGET_AFTER_S = 3600.0
+"""A lost worker is listed for so long."""
 PUBLISH_TRIES = 5
 PUBLISH_BACKOFF_S = 0.5
 
@@ -202,14 +204,19 @@ class Driver:
             ledger = await self.commits.durable()
             return Welcome(self.term, ledger, self.lease_ttl_s, heartbeat_s, retry_after_s=wait_s)
         superseded = set() if seat is None else seat.superseded
-        if seat is not None and seat.incarnation != intro.incarnation:
-            superseded.add(seat.incarnation)
+        if seat is not None:
+            before = self._by_uid(seat.job_uid)
+            if before is not None:
+                before.add_live(seat.forget_live())
+            if seat.incarnation != intro.incarnation:
+                superseded.add(seat.incarnation)
         for other in self.runs.values():
             if other is not run:
                 self.record(other.table.worker_lost(intro.worker))
         facts, keep = run.table.register(intro.worker, intro.incarnation, intro.held, now, self.lease_ttl_s)
         self.record(facts)
         self.seats[intro.worker] = Seat(intro.worker, intro.incarnation, run.uid, seen_at=now, superseded=superseded)
+        run.workers = len(self.seats_of(run))
         log.info("worker registered", worker=intro.worker, job=run.name, keeps=len(keep))
         self._settle(run)
         return Welcome(
@@ -252,7 +259,7 @@ class Driver:
     def _decide(self, run: JobRun, seat: Seat, report: Report) -> Answer:
         now, table = self.now(), run.table
         answer = Answer(self.term, wait_s=self.heartbeat_s())
-        seat.note(report)
+        run.add_live(seat.note(report))
         for release in report.releases:
             self._release(run, seat, release)
         for shard, epoch in report.published:
@@ -273,7 +280,6 @@ class Driver:
             if (lease.shard, lease.epoch) not in named:
                 self._give_back(run, lease, "the worker doesn't hold it")
         seat.observe(now, sum(lease.position - table.range_of(lease.shard)[0] for lease in table.held_by(seat.name)))
-        run.note_progress(now)
         if report.fatal_reason:
             self.fail(run, report.fatal_reason, report.fatal_message)
         self._settle(run)
@@ -370,8 +376,7 @@ class Driver:
 
     def _grant(self, run: JobRun, seat: Seat, want: int, now: float, answer: Answer) -> None:
         table = run.table
-        seats = self.seats_of(run)
-        if run.options.workers_max is not None:
+        if run.options.workers_max is not None and not table.held_by(seat.name):
             working = {lease.worker for lease in table.leases()} | {seat.name}
             if len(working) > run.options.workers_max:
                 return
@@ -387,7 +392,7 @@ class Driver:
                 leases_held=len(unread),
                 units_pending=table.units_pending,
                 units_min=table.units_min,
-                workers=len(seats),
+                workers=max(1, run.workers),
                 interval_s=self.heartbeat_s(),
             )
             if grantable is None:
@@ -433,7 +438,12 @@ class Driver:
             await asyncio.sleep(TICK_S)
             self.tick()
             if self._journal_is_long():
-                await self.commits.checkpoint(lambda: [f for run in self.runs.values() for f in run.table.checkpoint()])
+                await self.checkpoint()
+                self._ticked_at = self.now()
+
+    async def checkpoint(self) -> None:
+        """Lets the next restart begin here."""
+        await self.commits.checkpoint(lambda: [fact for run in self.runs.values() for fact in run.table.checkpoint()])
 
     def tick(self) -> None:
         """What time alone decides: leases expire, publishes fall due, deadlines pass."""
@@ -446,18 +456,33 @@ class Driver:
                 seat.seen_at += late_s
             for run in self.runs.values():
                 run.table.shift_deadlines(late_s)
-        for seat in self.seats.values():
-            seat.is_lost = seat.is_lost or now - seat.seen_at > self.lease_ttl_s
+        for seat in list(self.seats.values()):
+            silent_s = now - seat.seen_at
+            if silent_s > self.lease_ttl_s and not seat.is_lost:
+                self._lose(seat)
+            if silent_s > FORGET_AFTER_S:
+                del self.seats[seat.name]
         for run in list(self.runs.values()):
             if run.is_forgotten or run.state is JobState.SUCCEEDED:
                 continue
             self.record(run.table.expire(now))
+            run.note_progress(now)
+            run.workers = len(self.seats_of(run))
             deadline_s = run.options.active_deadline_s
             if deadline_s is not None and run.is_open and run.elapsed_s(now) > deadline_s:
                 self.fail(
                     run, Reason.DEADLINE_EXCEEDED, f"The job ran for longer than activeDeadline, {deadline_s:g} s."
                 )
             self._settle(run)
+
+    def _lose(self, seat: Seat) -> None:
+        seat.is_lost = True
+        change = seat.forget_live()
+        run = self._by_uid(seat.job_uid)
+        if run is not None:
+            run.add_live(change)
+            run.note_change()
+        log.warning("worker lost", worker=seat.name)
 
     def _settle(self, run: JobRun) -> None:
         """Follows up on what a turn decided: publishes that are due, budgets spent, the end."""
@@ -466,12 +491,8 @@ class Driver:
             self.spawn(self._publish(run, shard, epoch), f"publish {shard}")
         if run.state is not JobState.RUNNING or run.finishing is not None:
             return
-        rows, seats = run.table.rows, self.seats_of(run)
-        fault = budget_fault(
-            run.program.errors,
-            rows.read + sum(seat.rows_read_live for seat in seats),
-            rows.rejected + sum(seat.rows_rejected_live for seat in seats),
-        )
+        rows = run.table.rows
+        fault = budget_fault(run.program.errors, rows.read + run.rows_read_live, rows.rejected + run.rows_rejected_live)
         if fault:
             self.fail(run, Reason.ERROR_BUDGET_EXCEEDED, fault)
         elif run.table.counts.quarantined and run.options.on_quarantine == "fail":
@@ -532,6 +553,8 @@ class Driver:
 
     async def _take_up(self, run: JobRun) -> None:
         """Makes sure, after a restart, that an unfinished job's output is its own and ready."""
+        if OUTPUT_COMMITTED in run.ledger.steps:
+            return
         try:
             await asyncio.to_thread(run.output.claim)
             if "staging" not in run.ledger.steps:

@@ -210,8 +210,9 @@ class Seat:
         """Notes how far it is with what it holds."""
         self.estimate.observe(now, self.units_done + units_live, 0)
 
-    def note(self, report: Report) -> None:
-        """Notes what the worker says of itself."""
+    def note(self, report: Report) -> tuple[int, int]:
+        """Notes what the worker says of itself; gives by how much its live rows, read and rejected, have changed."""
+        change = (report.rows_read_live - self.rows_read_live, report.rows_rejected_live - self.rows_rejected_live)
         self.is_draining = report.is_draining
         self.rows_per_second = report.rows_per_second
         self.rows_read_live = report.rows_read_live
@@ -219,3 +220,11 @@ class Seat:
         self.read_busy_s = report.read_busy_s
         self.write_busy_s = report.write_busy_s
         self.stages = report.stages
+        return change
+
+    def forget_live(self) -> tuple[int, int]:
+        """The worker is lost, and with it what it held; gives the change as `note` does."""
+        change = (-self.rows_read_live, -self.rows_rejected_live)
+        self.rows_read_live = self.rows_rejected_live = 0
+        self.rows_per_second = 0.0
+        return change

@@ -3,7 +3,7 @@
     publish_due     a commit whose worker didn't report: take its staging, look, publish or revoke
     finish          staging away ▶ publish what was held ▶ sweep ▶ manifest ▶ old files ▶ _SUCCESS ▶ claim
 
-A crash between a step and its fact does the step again, which changes nothing.
+A crash before a step's fact is durable does the step again, which changes nothing.
 
 Not here: what each step does to the file system (`coordinator.output`), when a job is finished (`coordinator.driver`).
 """
@@ -72,14 +72,12 @@ async def finish(run: JobRun, commits: GroupCommit, driver: Decided) -> None:
         fact = OutputStep(run.number, name)
         run.ledger.apply(fact)
         driver.record([fact])
-        await commits.durable()
 
     await step("staging", output.take_staging)
     if is_held:
         await step("old success", output.drop_success)
         await step("publish", lambda: output.publish_held(_files(commits, numbers)))
         driver.record(run.table.publish_all())
-        await commits.durable()
     await step("sweep", lambda: output.sweep((file.name for file in _files(commits, numbers)), sink.base))
     header = Header(
         job=run.name,
@@ -99,9 +97,10 @@ async def finish(run: JobRun, commits: GroupCommit, driver: Decided) -> None:
         await step("old files", lambda: output.delete_old(sink.old))
     if not quarantined:
         await step("success", lambda: output.write_success(_summary(run)))
-    await step("clear", output.clear)
+    await step(OUTPUT_COMMITTED, output.clear)
+    # Only a job that is known to be done gives its output free: after a crash it must not need the claim again.
+    await commits.durable()
     await step("claim", output.release_claim)
-    await step(OUTPUT_COMMITTED, lambda: None)
 
 
 def _summary(run: JobRun) -> dict[str, object]:

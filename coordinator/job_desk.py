@@ -18,7 +18,7 @@ from coordinator.core.lease_values import ShardView
 from coordinator.core.ledger import JobLedger, plan_facts
 from coordinator.driver import Driver, NoSuchJob, WrongState
 from coordinator.exchange import Seat
-from coordinator.job_run import JobRun
+from coordinator.job_run import OUTPUT_COMMITTED, JobRun
 from coordinator.jobs import JobState, JobStatus
 from coordinator.submission import Submission, changed_program, plan_job, read_job, read_options
 from headrace.errors import BadJob, SinkError
@@ -64,7 +64,9 @@ class JobDesk:
             job = await asyncio.to_thread(read_job, submission.manifest)
             run = self._named(job.metadata.name)
             if run is not None and submission.again:
-                await self._abandon(run)
+                # A complete job stays until the new one is planned, so that a bad one costs nothing.
+                if run.state is not JobState.SUCCEEDED:
+                    await self._abandon(run)
                 run = None
             if run is None:
                 run = await self._start(submission, job)
@@ -102,7 +104,7 @@ class JobDesk:
         return run
 
     async def _continue(self, run: JobRun, job: "InferenceJob") -> None:
-        if run.state is JobState.SUCCEEDED:
+        if run.state is JobState.SUCCEEDED or OUTPUT_COMMITTED in run.ledger.steps:
             return
         program = await asyncio.to_thread(changed_program, run.program, job)
         run.set_options(read_options(job), program.to_json())
@@ -115,16 +117,16 @@ class JobDesk:
             await asyncio.to_thread(run.output.claim)
             if "staging" not in run.ledger.steps:
                 await asyncio.to_thread(run.output.prepare)
+            # Publishes that failed are tried again.
+            run.table.restart(self._driver.now(), self._driver.lease_ttl_s)
         self._driver.change(run, JobState.SUSPENDED if job.spec.suspend else JobState.RUNNING)
 
     async def _abandon(self, run: JobRun) -> None:
         if run.finishing is not None or run.publishing:
             raise WrongState(f"The output of the job {run.name!r} is being finished; try again in a moment.")
-        is_complete = run.state is JobState.SUCCEEDED
         self._driver.change(run, JobState.ABANDONED)
         await self._driver.commits.durable()
-        if not is_complete:
-            await asyncio.to_thread(run.output.abandon)
+        await asyncio.to_thread(run.output.abandon)
 
     # ------------------------------------------------------------------ changes
 

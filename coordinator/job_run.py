@@ -54,6 +54,9 @@ class JobRun:
         self.state = JobState.PLANNED
         self.reason = ""
         self.message = ""
+        self.rows_read_live = 0  # sums over its workers
+        self.rows_rejected_live = 0
+        self.workers = 0  # that aren't lost, as of the last tick
         self.estimate = Estimate()
         self.running_since: float | None = None
         self.elapsed_before_s = 0.0  # of earlier times that this process ran it
@@ -134,12 +137,17 @@ class JobRun:
         """Seconds that this process has had the job running."""
         return self.elapsed_before_s + (now - self.running_since if self.running_since is not None else 0.0)
 
+    def add_live(self, change: tuple[int, int]) -> None:
+        """A worker's live rows, read and rejected, have changed by so much."""
+        self.rows_read_live += change[0]
+        self.rows_rejected_live += change[1]
+
     def units_live(self) -> int:
         """Units read of leases that live."""
         return sum(lease.position - self.table.range_of(lease.shard)[0] for lease in self.table.leases())
 
     def note_progress(self, now: float) -> None:
-        """Notes how far the job is; called with every exchange."""
+        """Notes how far the job is; called with every tick."""
         done = self.table.units_won + self.units_live()
         if done != self.progress_seen:
             self.progress_seen = done
@@ -177,7 +185,7 @@ class JobRun:
             rows_filtered=rows.filtered,
             rows_out=rows.out,
             rows_rejected=rows.rejected,
-            rows_live=sum(seat.rows_read_live for seat in seats),
+            rows_live=self.rows_read_live,
             rows_per_second=sum(seat.rows_per_second for seat in seats),
             eta_low_s=eta.low_s if eta else -1.0,
             eta_high_s=eta.high_s if eta else -1.0,

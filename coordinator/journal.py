@@ -66,7 +66,7 @@ class Journal:
         self.path = path
         self.id = b""  # random; the first link of the chain
         self._connection = connection
-        self._lock_fd = lock_fd
+        self._lock_fd: int | None = lock_fd
         self._last = 0
         self._chain = b""
         self._checkpoint = 0  # number of the last fact of the last checkpoint
@@ -94,8 +94,10 @@ class Journal:
         return journal
 
     def close(self) -> None:
-        """Gives the lock back."""
-        _give_up(self._connection, self._lock_fd)
+        """Gives the lock back; no call may follow but another `close`."""
+        if self._lock_fd is not None:
+            _give_up(self._connection, self._lock_fd)
+            self._lock_fd = None
 
     @property
     def last(self) -> int:
@@ -193,6 +195,7 @@ class Journal:
 
     def _write(self, facts: Iterable[Fact], *, is_checkpoint: bool) -> int:
         execute = self._connection.execute
+        before = self._last, self._chain, self._lasting.copy()
         try:
             execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT INTO facts VALUES (?, ?, ?)", self._rows(facts))
@@ -202,6 +205,11 @@ class Journal:
             execute("COMMIT")
         except sqlite3.Error as e:
             raise JournalFailed(f"{self.path} can't be written: {e}") from e
+        except BaseException:
+            # The caller's stream of facts failed, not the disk: as if nothing had been asked.
+            execute("ROLLBACK")
+            self._last, self._chain, self._lasting = before
+            raise
         if is_checkpoint:
             self._checkpoint = self._last
         return self._last

@@ -25,6 +25,8 @@ def main(arguments: List[str]) -> int:
     # the host must have one thread only when it forks. numpy reads these when it is imported, so before it.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    # From 1.29 on ONNX Runtime sends usage data from a thread of its own, which a fork would also cut off halfway.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if options.command == "probe":
         return _probe(options.stage)
     return _host(options)

@@ -18,7 +18,11 @@ import numpy as np
 from .local import columns, messages
 from .mapping import DTYPE_INDEX, ArenaMap
 
-_ROWS_SHOWN = 3
+OUTPUTS_MAX = 10_000
+NAME_CHARS_MAX = 1_000
+DIMENSIONS_MAX = 32
+"""With the two above, what keeps a result within one frame."""
+_KINDS_SHOWN = 3
 
 
 class BadOutput(ValueError):
@@ -141,10 +145,14 @@ def checked(returned: Any, rows: int) -> Dict[str, Output]:
     """
     if not isinstance(returned, Mapping):
         raise BadOutput(f"the stage returned {_kind(returned)}, not a dict of arrays")
+    if len(returned) > OUTPUTS_MAX:
+        raise BadOutput(f"the stage returned {len(returned)} outputs, more than {OUTPUTS_MAX}")
     found = {}
     for name, value in returned.items():
         if not isinstance(name, str):
             raise BadOutput(f"an output's name is {name!r}, not a string")
+        if len(name) > NAME_CHARS_MAX or not (name.isascii() or _is_unicode(name)):
+            raise BadOutput(f"an output's name is no Unicode of at most {NAME_CHARS_MAX} characters: {name[:50]!r}")
         output = _output(name, value)
         have = len(output.array) if isinstance(output, Tensor) else len(output.offsets) - 1
         if have != rows:
@@ -154,7 +162,12 @@ def checked(returned: Any, rows: int) -> Dict[str, Output]:
 
 
 def _output(name: str, value: Any) -> Output:
-    if type(value) is np.ndarray and value.dtype in DTYPE_INDEX and value.ndim and value.flags.c_contiguous:
+    if (
+        type(value) is np.ndarray
+        and value.dtype in DTYPE_INDEX
+        and 0 < value.ndim <= DIMENSIONS_MAX
+        and value.flags.c_contiguous
+    ):
         return Tensor(value, None)
     is_null = None
     if isinstance(value, np.ma.MaskedArray):
@@ -167,6 +180,8 @@ def _output(name: str, value: Any) -> Output:
         raise WrongRows(f"output {name} is a single value, not one per row")
     if array.dtype.kind in "OUS":
         return _objects(name, array, is_null)
+    if array.ndim > DIMENSIONS_MAX:
+        raise BadOutput(f"output {name} is of rank {array.ndim}, more than {DIMENSIONS_MAX}")
     array = np.ascontiguousarray(array)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
@@ -207,7 +222,7 @@ def _objects(name: str, array: np.ndarray, is_null: Optional[np.ndarray]) -> Out
     numbers = np.asarray(present)
     if numbers.ndim != 1 or numbers.dtype not in DTYPE_INDEX:
         kinds = sorted({type(item).__name__ for item in present})
-        raise BadOutput(f"output {name}: no column holds objects of {', '.join(kinds[:_ROWS_SHOWN])}")
+        raise BadOutput(f"output {name}: no column holds objects of {', '.join(kinds[:_KINDS_SHOWN])}")
     filled = np.zeros(len(items), numbers.dtype)
     filled[~null] = numbers
     return Tensor(filled, nulls)
@@ -218,6 +233,14 @@ def _encoded(name: str, item: Optional[str]) -> bytes:
         return b"" if item is None else item.encode()
     except UnicodeEncodeError as error:
         raise BadOutput(f"output {name}: a string that isn't Unicode: {error}") from error
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _text(kind: int, encoded: Sequence[bytes], is_null: Optional[np.ndarray]) -> Text:

@@ -19,7 +19,7 @@ def probe(text: str) -> Dict[str, Any]:
         if stage.kind == "python":  # a run of an onnx model tells nothing that its file doesn't
             where = "example"
             model.warm_up()
-    except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the answer
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is the answer
         told = stage_error(error)
         return {
             "error": {"class": told.kind, "message": told.message, "traceback": told.traceback, "where": where},

@@ -53,7 +53,7 @@ class Serving:
             assert isinstance(loading, messages.Load)
             try:
                 batches = _Batches(loading.stage, arena)
-            except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the answer
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is the answer
                 self._send(messages.Failed(stage_error(error)))
                 return 1
             self._send(batches.ready)
@@ -137,7 +137,7 @@ class _Batches:
             returned: Mapping[str, Any] = self._model.run(inputs, batch.rows, region)
             busy_s = perf_counter() - begin
             outputs = checked(returned, batch.rows)
-        except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the answer
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's code raises is the answer
             return messages.Error(batch.batch, stage_error(error))
         needed = nbytes_needed(outputs)
         if needed > batch.out_nbytes:

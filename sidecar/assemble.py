@@ -10,6 +10,7 @@ import pyarrow as pa
 from headrace.errors import BadJob, Fault
 from headrace.program import Program, SinkProgram
 from headrace.words import SOURCE
+from sidecar.converter.buffers import arrow_mask
 from sidecar.converter.to_arrow import nested_type
 
 
@@ -44,7 +45,7 @@ def assemble(
     if faults:
         raise BadJob(faults)
     rows = pa.RecordBatch.from_arrays(arrays, [column.name for column in sink.columns])
-    return rows if keep is None else rows.filter(pa.array(keep))
+    return rows if keep is None else rows.filter(arrow_mask(keep))
 
 
 def empty_rows(
@@ -65,7 +66,7 @@ def empty_rows(
         else:
             dtype, shape = specs.get(column.ref.producer, {}).get(column.ref.column, (None, None))
             fields.append(pa.field(column.name, _spec_type(dtype, shape)))
-    return pa.RecordBatch.from_pylist([], schema=pa.schema(fields))
+    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in fields], schema=pa.schema(fields))
 
 
 def _spec_type(dtype: str | None, shape: Sequence[int | None] | None) -> pa.DataType:

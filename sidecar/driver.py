@@ -444,11 +444,14 @@ class Driver:
         self._group.create_task(work, name=name)
 
     async def _in_writer(self, call: Callable[[], T]) -> T:
-        begun = time.perf_counter()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._write_threads, call)
-        finally:
-            self._write_busy_s += time.perf_counter() - begun
+        def timed() -> T:
+            begun = time.perf_counter()
+            try:
+                return call()
+            finally:
+                self._write_busy_s += time.perf_counter() - begun
+
+        return await asyncio.get_running_loop().run_in_executor(self._write_threads, timed)
 
 
 class _Rate:

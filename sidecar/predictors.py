@@ -145,7 +145,6 @@ class Host:
         self._next = 0
         self._host: subprocess.Popen[bytes] | None = None
         self._control: Link | None = None
-        self._is_closing = False
 
     @classmethod
     async def start(
@@ -187,6 +186,12 @@ class Host:
             raise
         return host
 
+    @property
+    def pid(self) -> int:
+        """The host process; its children are the predictors."""
+        assert self._host is not None
+        return self._host.pid
+
     def add_predictor(self) -> int:
         """Asks for one more predictor; `predictor_ready` or `predictor_ended` follows with the number returned."""
         assert self._control is not None, "the host is gone"
@@ -214,7 +219,7 @@ class Host:
         known = self._predictors.get(predictor)
         return known.session.credits if known is not None and known.link is not None else 0
 
-    def send_batch(  # noqa: PLR0917
+    def send_batch(
         self,
         predictor: int,
         batch: int,
@@ -243,7 +248,6 @@ class Host:
 
     async def close(self) -> None:
         """Ends all predictors and the host, and returns when they are gone. No event follows."""
-        self._is_closing = True
         for predictor in self._predictors.values():
             predictor.set_deadline(None)
             if predictor.link is not None:
@@ -368,8 +372,7 @@ class Host:
 
     def _forget(self, predictor: _Predictor) -> None:
         predictor.set_deadline(None)
-        del self._predictors[predictor.number]
-        if self._is_closing:
+        if self._predictors.pop(predictor.number, None) is None:  # `close` came between
             return
         exited = predictor.exited
         ended = Ended(

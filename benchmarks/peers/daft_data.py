@@ -7,7 +7,7 @@ import numpy as np
 from daft import DataType
 from task import FEATURES, IMAGE_SHAPE, PROCESSES, onnx_session, task_from_argv
 
-BATCH_ROWS = {"w1": int(os.environ.get("DAFT_BATCH", "2048")), "w2": 8, "w4": 4096}
+BATCH_ROWS = {"w1": 2048, "w2": 8, "w4": 4096}
 
 
 class Scorer:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from task import DEADLINE_S, FEATURES, IMAGE_SHAPE, Task, onnx_session, run_processes, taken, task_from_argv
 
-BATCH_ROWS = {"w1": int(os.environ.get("HAND_BATCH", "2048")), "w2": 8, "w4": 4096}
+BATCH_ROWS = {"w1": 2048, "w2": 8, "w4": 4096}
 BLOCK_ROWS = 2048  # of a transposition: 32 columns of them stay in the L2 cache
 FETCHES = 8
 

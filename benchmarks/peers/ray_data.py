@@ -1,14 +1,12 @@
 """Ray Data, as its guide to offline batch inference says: read_parquet, map_batches over two actors, write_parquet."""
 
-import os
-
 import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 from task import FEATURES, IMAGE_SHAPE, PROCESSES, http_filesystem, onnx_session, task_from_argv
 
-BATCH_ROWS = {"w1": int(os.environ.get("RAY_BATCH", "16384")), "w2": 32, "w4": 4096}
+BATCH_ROWS = {"w1": 16_384, "w2": 32, "w4": 4096}
 MODEL_ROWS = {"w1": 2048, "w2": 8, "w4": 4096}
 """Rows of one call of the model: batches of the engine are larger, because each costs Ray a task."""
 

@@ -156,7 +156,8 @@ def _job_lines(job: v1.Job) -> list[str]:
     for stage in job.stages:
         busy = stage.busy_s / stage.predictor_s if stage.predictor_s else 0.0
         lines.append(
-            f"  stage   {stage.stage}: {stage.predictors} predictors, busy {busy:.0%}, {stage.queue_batches} batches queued"
+            f"  stage   {stage.stage}: {stage.predictors} predictors, busy {busy:.0%}, "
+            f"{stage.queue_batches} batches queued"
         )
     lines.append(f"  output  {job.output}")
     return lines

@@ -9,7 +9,9 @@ from typing import Any
 from headrace.errors import BadJob, Fault
 
 
-def make_plan(path: Path, sets: Mapping[str, str], environ: Mapping[str, str], limit_rows: int | None) -> dict[str, Any]:
+def make_plan(
+    path: Path, sets: Mapping[str, str], environ: Mapping[str, str], limit_rows: int | None
+) -> dict[str, Any]:
     """The plan as plain values.
 
     Raises:
@@ -26,19 +28,19 @@ def make_plan(path: Path, sets: Mapping[str, str], environ: Mapping[str, str], l
 
     from coordinator.core import planner
     from coordinator.datasets import plan_source
-    from coordinator.planning import check_sink, find_faults, resolve, source_columns
+    from coordinator.planning import find_faults, resolve, source_columns
+    from coordinator.planning.output_check import sink_faults
 
     source = None
     try:
         source = plan_source(job.spec.source, columns=source_columns(job), limit_rows=limit_rows)
-        check_sink(job, source.dataset)
     except BadJob as error:
         faults += error.faults
-    workers = job.spec.workers.max or 1
-    if source is not None:
-        faults += find_faults(job, source, probes)
+    faults += find_faults(job, source, probes)
+    faults += sink_faults(job, source.dataset if source is not None else None)
     if faults or source is None:
         raise loaded.located(BadJob(_unique(faults)))
+    workers = job.spec.workers.max or 1
     program = resolve(job, source, probes, limit_rows=limit_rows, workers=workers)
     dataset = source.dataset
     return {
@@ -69,12 +71,17 @@ def make_plan(path: Path, sets: Mapping[str, str], environ: Mapping[str, str], l
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     """The plan as text."""
     rows = f"{plan['rows']:,} rows" if plan["rows"] is not None else "rows not known before reading"
-    lines = [f"Job {plan['job']} can run: {plan['files']:,} files, {plan['bytes']:,} bytes, {rows}, {plan['shards']:,} shards"]
+    lines = [
+        f"Job {plan['job']} can run: {plan['files']:,} files, {plan['bytes']:,} bytes, {rows}, "
+        f"{plan['shards']:,} shards"
+    ]
     for stage in plan["stages"]:
         inputs = ", ".join(f"{name} from {' + '.join(refs)}" for name, refs in stage["inputs"].items())
         outputs = ", ".join(stage["outputs"] or ["outputs known with the first batch"])
         lines.append(f"  stage   {stage['name']} ({stage['kind']} {stage['target']}): {inputs} → {outputs}")
-    lines.append(f"  output  {plan['output']}: " + ", ".join(f"{name} from {ref}" for name, ref in plan["columns"].items()))
+    lines.append(
+        f"  output  {plan['output']}: " + ", ".join(f"{name} from {ref}" for name, ref in plan["columns"].items())
+    )
     return lines
 
 

@@ -61,13 +61,15 @@ def summary_text(job: v1.Job, seconds: float) -> str:
         if condition.status and condition.type in ("Failed", "Degraded")
     ]
     lines.append(
-        f"  rows    {rows_in:,} in = {job.rows_out:,} out + {job.rows_filtered:,} filtered + {job.rows_rejected:,} rejected"
+        f"  rows    {rows_in:,} in = {job.rows_out:,} out + {job.rows_filtered:,} filtered "
+        f"+ {job.rows_rejected:,} rejected"
     )
     lines.append(f"  rate    {rows_in / seconds:,.0f} rows/s over all")
     shares = busy_shares(job)
     for stage in job.stages:
         lines.append(
-            f"  stage   {stage.stage}: busy {shares[stage.stage]:.0%}, {stage.rows_in:,} rows in {stage.batches:,} batches"
+            f"  stage   {stage.stage}: busy {shares[stage.stage]:.0%}, {stage.rows_in:,} rows in "
+            f"{stage.batches:,} batches"
             + (f", {stage.restarts} predictors replaced" if stage.restarts else "")
         )
     lines += [f"  {name}: busy {shares[name]:.0%}" for name in (READERS, WRITER) if name in shares]

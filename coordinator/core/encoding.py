@@ -8,8 +8,6 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from headrace.words import Incarnation, WorkerName
-
 from coordinator.core.facts import (
     LASTING,
     AllPublished,
@@ -35,6 +33,7 @@ from coordinator.core.facts import (
     TablePage,
     TermRaised,
 )
+from headrace.words import Incarnation, WorkerName
 
 FACTS_VERSION: Final = 1
 """Of the encoding; a journal of a newer one is refused."""

@@ -9,7 +9,9 @@ from typing import Final
 SHARD_S: Final = 10.0
 """Work of one grant once the rate is known: seconds lost if a worker dies, against the cost of a file and a commit."""
 _SHARD_S_MIN: Final = 0.5  # near the end: below this, a shard's own costs (open, encode, commit) are what is measured
-_FIRST_SHARE: Final = 64  # the first grant is at most this part of a worker's share, so that its rate is known early
+# The first two grants are a sixteenth of a worker's share each: its rate is known early, a worker at a fifth of the
+# mean speed isn't late by them, and row groups are rarely cut for it (each part would decode the whole group).
+_FIRST_SHARE: Final = 16
 _LEASES_FIRST: Final = 2  # reading the second overlaps writing the first
 _LEASES_MAX: Final = 32  # shards that can't be cut to size: a message of the worker stays small
 

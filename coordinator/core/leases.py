@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import numpy as np
-from headrace.words import Epoch, Incarnation, ShardId, ShardState, WorkerName
 
 from coordinator.core.columns import Ints
 from coordinator.core.facts import (
@@ -32,6 +31,7 @@ from coordinator.core.facts import (
 )
 from coordinator.core.lease_values import AlreadyWon, Held, Lease, Refused, Renewed, Stale
 from coordinator.core.table import ShardTable, TableFact
+from headrace.words import Epoch, Incarnation, ShardId, ShardState, WorkerName
 
 TRIES_MAX: Final = 50
 """Grants of a shard that ended without any progress, charged or not, before it is quarantined."""
@@ -80,7 +80,7 @@ class LeaseTable(ShardTable):
         units_max: int | None = None,
     ) -> list[Fact]:
         """Leases the first pending shard, or about `units_max` units of its front; [] if nothing is pending."""
-        shard = self._first_pending()
+        shard = self._pending.first()
         if shard is None:
             return []
         facts: list[Fact] = []
@@ -198,7 +198,7 @@ class LeaseTable(ShardTable):
         for publishing in self._publishing.values():
             publishing.deadline, publishing.is_taken = now + ttl_s, False
         self._deadline_min = now + ttl_s if self._live else math.inf
-        self._rebuild_returned()
+        self._pending.rebuild()
 
     # ------------------------------------------------------------ splits and commits
 

@@ -12,7 +12,6 @@ from typing import Any, Final, assert_never
 
 import numpy as np
 import numpy.typing as npt
-from headrace.dataset import Dataset
 
 from coordinator.core.columns import Ints, pack_column, unpack_column
 from coordinator.core.facts import (
@@ -26,6 +25,7 @@ from coordinator.core.facts import (
     TermRaised,
 )
 from coordinator.core.leases import LeaseTable
+from headrace.dataset import Dataset
 
 _PART: Final = 262_144  # entries of one part: 2 MB of int64 before compression
 _FILES_PART: Final = 16_384

@@ -14,9 +14,9 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-from headrace.dataset import Dataset
 
 from coordinator.core.columns import Ints
+from headrace.dataset import Dataset
 
 _MIB: Final = 1 << 20
 AIM_BYTES: Final = 32 * _MIB

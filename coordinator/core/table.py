@@ -11,7 +11,6 @@ Not here: whether a fact is lawful (`leases`), what is durable (`coordinator.jou
 """
 
 import dataclasses
-import heapq
 import json
 import math
 import zlib
@@ -19,7 +18,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, assert_never
 
 import numpy as np
-from headrace.words import Epoch, Incarnation, ShardId, ShardState, WorkerName
 
 from coordinator.core.columns import PAGE_SHARDS, Ints, ShardColumns
 from coordinator.core.facts import (
@@ -39,6 +37,8 @@ from coordinator.core.facts import (
     TablePage,
 )
 from coordinator.core.lease_values import Counts, Lease, Publishing, ShardView
+from coordinator.core.pending import PendingShards
+from headrace.words import Epoch, Incarnation, ShardId, ShardState, WorkerName
 
 _UINT8_MAX = 255
 _ERROR_CHARS_MAX = 4_000
@@ -95,11 +95,9 @@ class ShardTable:
         self._tries_max = min(tries_max, _UINT8_MAX)
         self._cuts = np.empty(0, np.int64) if cuts is None else cuts
         self._columns = ShardColumns(ends)
-        self._planned = self._columns.count
-        self._shards = [self._planned, 0, 0, 0, 0]  # by ShardState
+        self._pending = PendingShards(self._columns)
+        self._shards = [self._columns.count, 0, 0, 0, 0]  # by ShardState
         self._units = [int(ends[-1]) if len(ends) else 0, 0, 0, 0, 0]
-        self._cursor = 0  # planned shards from here on were never granted, unless their state says so
-        self._returned: list[tuple[int, int]] = []  # heap of (begin, shard); entries of shards not PENDING are skipped
         self._holders: list[tuple[WorkerName, Incarnation]] = []
         self._holder_index: dict[tuple[WorkerName, Incarnation], int] = {}
         self._live: dict[int, list[Lease]] = {}
@@ -225,7 +223,7 @@ class ShardTable:
                 columns.numbers[fact.shard] = 0
                 self._publishing.pop(fact.shard, None)
                 self._set_state(fact.shard, ShardState.PENDING)
-                self._push(fact.shard)
+                self._pending.add(fact.shard)
             case Quarantined():
                 self._set_state(fact.shard, ShardState.QUARANTINED)
                 self._errors[fact.shard] = fact.error
@@ -254,8 +252,7 @@ class ShardTable:
         columns.epochs[shard] = fact.epoch
         columns.tries[shard] = min(columns.tries[shard] + 1, _UINT8_MAX)
         columns.owners[shard] = self._holder(fact.worker, fact.incarnation)
-        if shard == self._cursor:
-            self._cursor += 1
+        self._pending.note_granted(shard)
         self.shards_recomputed += fact.epoch > 1
         self._set_state(shard, ShardState.LEASED)
         self._add_lease(shard, fact.epoch, fact.worker, fact.incarnation)
@@ -291,7 +288,7 @@ class ShardTable:
         columns.touch(shard)
         if columns.states[shard] == ShardState.LEASED and shard not in self._live:
             self._set_state(shard, ShardState.PENDING)
-            self._push(shard)
+            self._pending.add(shard)
 
     def _apply_split(self, fact: SplitMade) -> None:
         columns = self._columns
@@ -305,7 +302,7 @@ class ShardTable:
         self._units[state] -= end - fact.at
         self._units[ShardState.PENDING] += end - fact.at
         self._shards[ShardState.PENDING] += 1
-        self._push(fact.rest)
+        self._pending.add(fact.rest)
 
     def _apply_commit(self, fact: CommitDecided, number: int) -> None:
         columns, shard = self._columns, fact.shard
@@ -339,29 +336,6 @@ class ShardTable:
         self._units[old] -= units
         self._units[state] += units
 
-    def _push(self, shard: ShardId) -> None:
-        if shard < self._cursor or shard >= self._planned:
-            heapq.heappush(self._returned, (self._columns.begins[shard], shard))
-
-    def _first_pending(self) -> ShardId | None:
-        """The pending shard that begins first."""
-        columns, returned = self._columns, self._returned
-        while self._cursor < self._planned and columns.states[self._cursor] != ShardState.PENDING:
-            self._cursor += 1
-        while returned and columns.states[returned[0][1]] != ShardState.PENDING:
-            heapq.heappop(returned)
-        if self._cursor < self._planned and (not returned or columns.begins[self._cursor] <= returned[0][0]):
-            return ShardId(self._cursor)
-        return ShardId(returned[0][1]) if returned else None
-
-    def _rebuild_returned(self) -> None:
-        """Finds the pending shards that the cursor has passed, or that splits made."""
-        states, begins = self._columns.array("states"), self._columns.begins
-        passed = np.flatnonzero(states[: self._cursor] == ShardState.PENDING)
-        splits = np.flatnonzero(states[self._planned :] == ShardState.PENDING) + self._planned
-        self._returned = [(begins[i], i) for i in (*passed.tolist(), *splits.tolist())]
-        heapq.heapify(self._returned)
-
     def _holder(self, worker: WorkerName, incarnation: Incarnation) -> int:
         index = self._holder_index.setdefault((worker, incarnation), len(self._holders))
         if index == len(self._holders):
@@ -384,7 +358,7 @@ class ShardTable:
                 yield TablePage(self.job, first, count, columns.pack(first, count))
             columns.dirty[page] = False
         rest = {
-            "cursor": self._cursor,
+            "cursor": self._pending.cursor,
             "shards": self._shards,
             "units": self._units,
             "rows": dataclasses.astuple(self.rows),
@@ -398,7 +372,7 @@ class ShardTable:
         yield Checkpoint(self.job, zlib.compress(json.dumps(rest, separators=(",", ":")).encode(), 1))
 
     def _restore(self, rest: dict[str, Any]) -> None:
-        self._cursor, self._shards, self._units = rest["cursor"], rest["shards"], rest["units"]
+        self._pending.cursor, self._shards, self._units = rest["cursor"], rest["shards"], rest["units"]
         self.rows, self.shards_recomputed = RowCounts(*rest["rows"]), rest["recomputed"]
         self._holders = [(WorkerName(worker), Incarnation(incarnation)) for worker, incarnation in rest["holders"]]
         self._holder_index = {holder: i for i, holder in enumerate(self._holders)}
@@ -411,5 +385,5 @@ class ShardTable:
         }
         self._errors = dict(rest["errors"])
         self._cut_off = {(shard, epoch): (w, i) for shard, epoch, w, i in rest["cut_off"]}
-        self._rebuild_returned()
+        self._pending.rebuild()
         self._columns.dirty[:] = False

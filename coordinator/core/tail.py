@@ -8,10 +8,9 @@ Not here: how a split is agreed and journaled (`leases`).
 import math
 from collections.abc import Collection, Mapping
 
-from headrace.words import Epoch, ShardId, WorkerName
-
 from coordinator.core.lease_values import Lease
 from coordinator.core.leases import LeaseTable
+from headrace.words import Epoch, ShardId, WorkerName
 
 
 def expected_left_s(table: LeaseTable, lease: Lease, now: float, rate: float | None) -> float:

@@ -3,19 +3,22 @@
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from coordinator.datasets.listing import FAULTS_MAX, InputFile, is_remote
+from coordinator.datasets.listing import FAULTS_MAX, InputFile
 from coordinator.datasets.measured import Measured, first_units, origins
-from headrace.errors import BadJob, Fault
-from headrace.httpfile import HttpFile
+from headrace.errors import BadJob, Fault, InputError
+from headrace.uris import is_remote
 
 THREADS = 8
 """Footers read at once; also the requests in flight to one web server."""
+TAIL_BYTES = 64 << 10
+"""Bytes of a remote file's end that the first request takes; a longer footer takes a second one."""
 SIZED_GROUPS = 1_000
 """Row groups whose column sizes are added up; the rest is estimated from them (33 columns cost 30 µs a row group)."""
 
@@ -117,7 +120,7 @@ def _read_all(files: Sequence[InputFile], read: Callable[[InputFile], Footer]) -
             return None
         try:
             return read(file)
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, InputError) as error:
             faults.append(Fault(file.path, _why(file, error)))
             return None
 
@@ -134,6 +137,8 @@ def _read_all(files: Sequence[InputFile], read: Callable[[InputFile], Footer]) -
 def _why(file: InputFile, error: Exception) -> str:
     if file.size == 0:
         return "is an empty file"
+    if isinstance(error, InputError):
+        return str(error).removeprefix(f"{file.path}: ")
     return f"can't be read: {(str(error) or type(error).__name__).splitlines()[0]}"
 
 
@@ -156,10 +161,13 @@ def _parquet_footer(file: InputFile, schemas: _Schemas) -> Footer:
     import pyarrow.parquet as pq
 
     if is_remote(file.path):
-        remote = HttpFile(file.path)
-        with remote, pq.ParquetFile(pa.PythonFile(remote, mode="r")) as parquet:
-            file = InputFile(file.path, remote.size, remote.version)
-            metadata = parquet.metadata
+        from headrace.httpfile import RangedFile, fetch_range, fetch_tail
+
+        tail = fetch_tail(file.path, TAIL_BYTES)
+        file = InputFile(file.path, tail.size, tail.version)
+        fetch = partial(fetch_range, file.path, size=tail.size, version=tail.version)
+        raw = RangedFile(tail.size, fetch, [(tail.size - len(tail.data), tail.data)])
+        metadata = pq.ParquetFile(pa.PythonFile(raw, mode="r")).metadata
     else:
         with pa.OSFile(file.path, "rb") as raw:
             metadata = pq.ParquetFile(raw).metadata

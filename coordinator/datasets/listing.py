@@ -13,6 +13,7 @@ from coordinator.datasets.globs import ANY_FOLDERS, Excludes, is_glob, split_glo
 from coordinator.datasets.spec import SourceFormat, SourceSpec
 from headrace.errors import BadJob, Fault
 from headrace.records import codec_of
+from headrace.uris import is_remote
 
 FIELD = "spec.source.uri"
 _SUFFIXES: Mapping[SourceFormat, tuple[str, ...]] = {
@@ -34,11 +35,6 @@ class InputFile:
     path: str
     size: int
     version: str  # mtime in ns; ETag or date of a URL
-
-
-def is_remote(uri: str) -> bool:
-    """Whether `uri` is read over HTTP."""
-    return uri.startswith(("http://", "https://"))
 
 
 def list_files(source: SourceSpec) -> list[InputFile]:

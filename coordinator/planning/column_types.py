@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from headrace.local.columns import DTYPES
+from headrace.local.casts import is_number
+from headrace.local.columns import DTYPES, ITEMSIZES
 from headrace.local.messages import TensorSpec
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def array_type(kind: "pa.DataType", cast_dtype: str | None = None) -> TensorSpec
 
     leaf, sizes = leaf_type(kind)
     if pa.types.is_decimal(leaf):
-        if cast_dtype is None:
+        if cast_dtype is None or cast_dtype == "bool" or not is_number(cast_dtype):
             return Unfit(f"{leaf} has no dtype that holds every value", "cast: {INPUT: {dtype: float64}}")
         return TensorSpec("float64", (None, *sizes))
     if pa.types.is_null(leaf):
@@ -85,8 +86,8 @@ def is_bytes(kind: "pa.DataType") -> bool:
 
 
 def itemsize(dtype: str) -> int:
-    """Bytes of one value of a number's dtype."""
-    return 1 if dtype == "bool" else int(dtype.lstrip("abcdefghijklmnopqrstuvwxyz")) // 8
+    """Bytes of one value of a numpy dtype."""
+    return ITEMSIZES[DTYPES.index(dtype)]
 
 
 def shown(spec: TensorSpec) -> str:

@@ -62,8 +62,11 @@ def _array(given: Given, cast: CastSpec, wanted: TensorSpec, *, stacked: bool) -
     kind = plain_type(given.arrow)
     if is_bytes(kind) and (cast.shape or cast.dtype) and not stacked:
         return _bytes(kind, cast, wanted)
-    if pa.types.is_null(leaf_type(kind)[0]) and cast.fill is None:
-        return Unfit("all its values are null", "cast: {INPUT: {fill: VALUE}}, or batch: {as: arrow}")
+    is_number_filled = cast.fill is not None and (
+        not isinstance(cast.fill, str) or cast.dtype is not None or wanted.dtype not in (None, *TEXTS)
+    )
+    if pa.types.is_null(leaf_type(kind)[0]) and not is_number_filled:
+        return Unfit("all its values are null", "cast: {INPUT: {fill: NUMBER}}, or batch: {as: arrow}")
     return array_type(given.arrow, cast.dtype)
 
 
@@ -72,8 +75,8 @@ def _bytes(kind: "pa.DataType", cast: CastSpec, wanted: TensorSpec) -> TensorSpe
     import pyarrow as pa
 
     dtype = cast.dtype or wanted.dtype or "uint8"
-    if not is_number(dtype):
-        return Unfit(f"bytes aren't {dtype}", "a number's dtype")
+    if dtype in TEXTS:
+        return Unfit("bytes aren't text", "a column of text")
     shape: tuple[int | None, ...] | None = None if cast.shape is None else tuple(cast.shape)
     if shape is None and wanted.shape and None not in wanted.shape[1:]:
         shape = wanted.shape[1:]
@@ -179,8 +182,10 @@ def _fill_faults(cast_field: str, cast: CastSpec, dtype: str | None) -> list[Fau
     fill = cast.fill
     if fill is None or dtype is None:
         return []
-    if dtype in TEXTS or not is_number(dtype):
+    if dtype in TEXTS:
         fits = isinstance(fill, str)
+    elif not is_number(dtype):
+        fits = isinstance(fill, str) and _is_time(fill, dtype)
     elif dtype == "bool":
         fits = isinstance(fill, bool) or fill in (0, 1)
     elif isinstance(fill, str):
@@ -192,3 +197,13 @@ def _fill_faults(cast_field: str, cast: CastSpec, dtype: str | None) -> list[Fau
         low, high = (0, 2**bits) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
         fits = fill == int(fill) and low <= fill < high if math.isfinite(fill) else False
     return [] if fits else [Fault(f"{cast_field}.fill", f"found {fill!r}", f"a value of {dtype}")]
+
+
+def _is_time(text: str, dtype: str) -> bool:
+    import numpy as np  # pyarrow has loaded it
+
+    try:
+        np.asarray(text).astype(dtype)
+    except (ValueError, OverflowError):
+        return False
+    return True

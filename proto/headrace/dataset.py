@@ -1,8 +1,8 @@
 """The dataset as the plan knows it: files laid end to end, so that a shard is one range of units.
 
 Units are rows (Parquet, Arrow), bytes (CSV, JSONL) or files (a listing). File i covers the dataset's units
-``[origins[i], origins[i + 1])``; a shard ``[begin, end)`` may lie in one file or span consecutive ones, and any cut of it
-is again two such ranges. Files of zero units are listed and belong to no shard.
+``[origins[i], origins[i + 1])``; a shard ``[begin, end)`` may lie in one file or span consecutive ones, and any cut of
+it is again two such ranges. Files of zero units are listed and belong to no shard.
 """
 
 from collections.abc import Iterator
@@ -29,8 +29,9 @@ class Slice:
 class Dataset:
     """The planned input: parallel columns, one entry per file, in input order.
 
-    Shapes: `paths`, `sizes`, `versions` have n entries, `origins` (int64) n + 1. `cuts` (int64, sorted, unique) are the
-    units at which cutting costs nothing (ends of row groups, of files); cutting elsewhere is allowed only if `divisible`.
+    Shapes: `paths`, `sizes`, `versions` have n entries, `origins` (int64) n + 1. `cuts` (int64, sorted, unique) are
+    the units at which cutting costs nothing (ends of row groups, of files); cutting elsewhere is allowed only if
+    `divisible`.
     """
 
     unit: str  # row | byte | file

@@ -47,6 +47,12 @@ class CorruptInput(InputError):
     """A file, or a range of it, can't be read; the text names the file and the range or row."""
 
 
+class SourceUnavailable(InputError):
+    """A store that holds the input can't be reached or refuses: the platform's fault, worth another try later."""
+
+    kind = "SourceUnavailable"
+
+
 class SinkError(HeadraceError):
     """The output can't be written (disk full, permission): the platform's fault, worth another try later."""
 

@@ -1,68 +1,71 @@
-"""A file on a web server, read by ranges: what Parquet needs of HTTP, with the version checked on every answer."""
+"""Ranged reads over HTTP: bytes of a URL, with retries, and its version checked on every answer."""
 
 import http.client
 import io
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
-from headrace.errors import InputChanged
+from headrace.errors import InputChanged, SourceUnavailable
 
-TAIL_BYTES = 256 << 10
-"""Bytes of the first request, from the end: a Parquet footer and, of a small file, all there is."""
 TRIES = 5
-"""Requests for one range before its error is the caller's."""
-WAIT_MAX_S = 2.0
+"""Requests for one range before the store counts as unreachable."""
+WAIT_FIRST_S, WAIT_MAX_S = 0.2, 3.0
+"""Full-jitter backoff between tries."""
 TIMEOUT_S = 30.0
-_REDIRECTS_MAX = 5
+"""Silence of a server that ends a try."""
+REDIRECTS_MAX = 5
 
 
-class HttpFile(io.RawIOBase):
-    """Random reads of a URL. The first request asks for the file's end and so learns size and version.
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """The last bytes of a file, and what the server says of the whole."""
 
-    `tail_bytes` is how much of the end that request takes. One thread at a time.
+    size: int
+    version: str  # ETag, else the date of the last change, else ""
+    data: bytes
+
+
+def fetch_tail(url: str, nbytes: int) -> Tail:
+    """One request for the last `nbytes` bytes: all of a file that is shorter, or whose server knows no ranges.
+
+    Raises:
+        InputChanged: there is no such file.
+        SourceUnavailable: the server can't be reached, or refuses, after all tries.
     """
+    answer = _request(url, f"bytes=-{nbytes}")
+    return Tail(answer.size, answer.version, answer.body)
 
-    def __init__(self, url: str, *, size: int = -1, version: str = "", tail_bytes: int = TAIL_BYTES) -> None:
+
+def fetch_range(url: str, begin: int, end: int, *, size: int, version: str) -> bytes:
+    """One request for bytes ``[begin, end)`` of a file that is known to have `size` and `version`.
+
+    Raises:
+        InputChanged: it has others now, or is gone.
+        SourceUnavailable: the server can't be reached, or refuses, after all tries.
+    """
+    if end <= begin:
+        return b""
+    answer = _request(url, f"bytes={begin}-{end - 1}")
+    if (answer.size, answer.version) != (size, version):
+        raise InputChanged(f"{url}: has changed since it was planned")
+    return answer.body if answer.is_part else answer.body[begin:end]
+
+
+class RangedFile(io.RawIOBase):
+    """A file of `size` bytes over `fetch(begin, end)`; what lies in `segments` (offset, bytes) is not fetched."""
+
+    def __init__(
+        self, size: int, fetch: Callable[[int, int], bytes], segments: Sequence[tuple[int, bytes]] = ()
+    ) -> None:
         super().__init__()
-        self.url = url
-        self.size = size
-        self.version = version
+        self._size = size
+        self._fetch = fetch
+        self._segments = segments
         self._at = 0
-        self._segments: list[tuple[int, bytes]] = []
-        if size < 0:
-            self._fetch_tail(tail_bytes)
-
-    def _fetch_tail(self, nbytes: int) -> None:
-        body, headers, status = _request(self.url, f"bytes=-{nbytes}")
-        if status == 206:
-            self.size = int(headers["content-range"].rsplit("/", 1)[1])
-        else:
-            self.size = len(body)
-        self.version = _version(headers)
-        self._segments.append((self.size - len(body), body))
-
-    def prefetch(self, begin: int, end: int) -> None:
-        """Fetches ``[begin, end)`` in one request and keeps it until the file is closed."""
-        self._segments.append((begin, self._fetch(begin, end)))
-
-    def forget(self) -> None:
-        """Drops what was fetched."""
-        self._segments.clear()
-
-    def _fetch(self, begin: int, end: int) -> bytes:
-        if end <= begin:
-            return b""
-        body, headers, status = _request(self.url, f"bytes={begin}-{end - 1}")
-        size = int(headers["content-range"].rsplit("/", 1)[1]) if status == 206 else len(body)
-        if size != self.size or _version(headers) != self.version:
-            raise InputChanged(f"{self.url}: has changed since it was planned")
-        body = body if status == 206 else body[begin:end]
-        if len(body) != end - begin:
-            raise OSError(f"{self.url}: {len(body)} of {end - begin} bytes came")
-        return body
 
     def readable(self) -> bool:
         """True."""
@@ -78,19 +81,14 @@ class HttpFile(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Moves the next read."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         self._at = max(start + offset, 0)
         return self._at
 
-    def read(self, nbytes: int = -1) -> bytes:
-        """Up to `nbytes` bytes from what was prefetched, else by a request.
-
-        Raises:
-            InputChanged: the server has another version than was planned.
-            OSError: the server can't be reached, or refuses, after all tries.
-        """
-        begin = min(self._at, self.size)
-        end = self.size if nbytes is None or nbytes < 0 else min(begin + nbytes, self.size)
+    def read(self, nbytes: int | None = -1) -> bytes:
+        """Up to `nbytes` bytes; raises what `fetch` does."""
+        begin = min(self._at, self._size)
+        end = self._size if nbytes is None or nbytes < 0 else min(begin + nbytes, self._size)
         self._at = end
         for start, data in self._segments:
             if start <= begin and end <= start + len(data):
@@ -98,74 +96,94 @@ class HttpFile(io.RawIOBase):
         return self._fetch(begin, end)
 
 
-def _version(headers: dict[str, str]) -> str:
-    return headers.get("etag") or headers.get("last-modified", "")
+# ---------------------------------------------------------------- requests
 
 
-_local = threading.local()
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    body: bytes
+    is_part: bool
+    size: int
+    version: str
 
 
-def _request(url: str, byte_range: str) -> tuple[bytes, dict[str, str], int]:
-    """One ranged GET with retries: (body, headers by lower-case name, status 200 or 206)."""
-    for left in range(TRIES - 1, -1, -1):
+class _TryAgain(Exception):
+    """An answer that may be another one a moment later."""
+
+
+def _request(url: str, byte_range: str) -> _Answer:
+    for attempt in range(TRIES):
         try:
-            return _once(url, byte_range)
-        except _Refused:
-            raise
-        except (OSError, http.client.HTTPException) as error:
-            if not left:
-                raise OSError(f"{url}: {error or type(error).__name__}") from error
-            if left < TRIES - 1:  # at first it is mostly a kept connection that the server has closed meanwhile
-                time.sleep(random.uniform(0, min(WAIT_MAX_S, 0.1 * 2 ** (TRIES - left))))
+            return _follow(url, byte_range)
+        except (OSError, http.client.HTTPException, _TryAgain) as error:
+            if attempt == TRIES - 1:
+                text = str(error) or type(error).__name__
+                raise SourceUnavailable(f"{url}: {text} (after {TRIES} tries)") from error
+            # The first failure is mostly a kept connection that the server has closed meanwhile: no wait.
+            if attempt:
+                time.sleep(random.uniform(0, min(WAIT_MAX_S, WAIT_FIRST_S * 2**attempt)))
     raise AssertionError("the last try returns or raises")
 
 
-class _Refused(OSError):
-    """An answer that asking again doesn't change."""
-
-
-def _once(url: str, byte_range: str) -> tuple[bytes, dict[str, str], int]:
-    for _ in range(_REDIRECTS_MAX):
-        parts = urlsplit(url)
-        connection = _connection(parts.scheme, parts.netloc)
-        try:
-            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.request("GET", target, headers={"Range": byte_range, "Accept-Encoding": "identity"})
-            response = connection.getresponse()
-            body = response.read()
-        except (OSError, http.client.HTTPException):
-            _drop(parts.scheme, parts.netloc)
-            raise
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        if response.will_close:
-            _drop(parts.scheme, parts.netloc)
-        match response.status:
-            case 200 | 206:
-                return body, headers, response.status
-            case 416 if headers.get("content-range", "").endswith("/0"):
-                return b"", headers, 206
+def _follow(url: str, byte_range: str) -> _Answer:
+    target = url
+    for _ in range(REDIRECTS_MAX + 1):
+        status, headers, body = _once(target, byte_range)
+        version = headers.get("etag") or headers.get("last-modified", "")
+        match status:
+            case 200:
+                return _Answer(body, False, len(body), version)
+            case 206:
+                return _Answer(body, True, int(headers["content-range"].rsplit("/", 1)[1]), version)
+            case 416:  # an empty file has no range; a shorter one than planned has changed
+                total = headers.get("content-range", "").rpartition("/")[2]
+                return _Answer(b"", True, int(total) if total.isdigit() else 0, version)
             case 301 | 302 | 303 | 307 | 308 if "location" in headers:
-                url = urljoin(url, headers["location"])
+                target = urljoin(target, headers["location"])
+            case 404 | 410:
+                raise InputChanged(f"{url}: is not there (the server answers {status})")
             case 408 | 429 | 500 | 502 | 503 | 504:
-                raise OSError(f"the server answers {response.status} {response.reason}")
-            case status:
-                raise _Refused(f"{url}: the server answers {status} {response.reason}")
-    raise _Refused(f"{url}: redirected more than {_REDIRECTS_MAX} times")
+                raise _TryAgain(f"the server answers {status}")
+            case _:
+                raise SourceUnavailable(f"{url}: the server answers {status}")
+    raise SourceUnavailable(f"{url}: redirected more than {REDIRECTS_MAX} times")
+
+
+def _once(url: str, byte_range: str) -> tuple[int, Mapping[str, str], bytes]:
+    parts = urlsplit(url)
+    connection = _connection(parts.scheme, parts.netloc)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        connection.request("GET", path, headers={"Range": byte_range, "Accept-Encoding": "identity"})
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException):
+        _drop(parts.scheme, parts.netloc)
+        raise
+    if response.will_close:
+        _drop(parts.scheme, parts.netloc)
+    return response.status, {name.lower(): value for name, value in response.getheaders()}, body
+
+
+class _Connections(threading.local):
+    """A thread's open connections, by scheme and host: a new one costs a round trip, or three with TLS."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, str], http.client.HTTPConnection] = {}
+
+
+_connections = _Connections()
 
 
 def _connection(scheme: str, netloc: str) -> http.client.HTTPConnection:
-    """This thread's connection to a server; connections are kept, as a new one costs a round trip or three."""
-    kept: dict[tuple[str, str], http.client.HTTPConnection] = _local.__dict__.setdefault("kept", {})
-    connection = kept.get((scheme, netloc))
-    if connection is None:
-        make: Callable[..., http.client.HTTPConnection] = (
-            http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
-        )
-        connection = kept[scheme, netloc] = make(netloc, timeout=TIMEOUT_S)
-    return connection
+    kept = _connections.kept
+    if (scheme, netloc) not in kept:
+        make = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+        kept[scheme, netloc] = make(netloc, timeout=TIMEOUT_S)
+    return kept[scheme, netloc]
 
 
 def _drop(scheme: str, netloc: str) -> None:
-    connection = _local.__dict__.get("kept", {}).pop((scheme, netloc), None)
+    connection = _connections.kept.pop((scheme, netloc), None)
     if connection is not None:
         connection.close()

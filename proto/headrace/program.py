@@ -79,7 +79,7 @@ class SourceProgram:
     """How slices of the input become Arrow columns. The files themselves come with each grant."""
 
     format: Literal["parquet", "arrow", "csv", "jsonl", "files"]
-    columns: tuple[str, ...]  # columns that the pipeline, the sink or kept rejects need, file columns and Hive keys alike
+    columns: tuple[str, ...]  # that the pipeline, the sink or kept rejects need, Hive keys included
     schema: str  # base64 of the Arrow IPC schema of `columns`, in that order
     partitions: tuple[str, ...] = ()  # those of `columns` that come from key=value folders in the path
     filter: str = ""  # JSON of the expression tree (headrace.filters), "" for none

@@ -5,6 +5,7 @@ One that it asked for (`cast: {dtype: ...}`) may round (to a float, or a fractio
 unit), but a value outside the target's range is bad, as is NaN or infinity for an integer: see `find_out_of_range`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,13 +65,24 @@ def dtype_index(dtype: DType) -> int:
 
 def copy_cast(target: AnyArray, source: AnyArray) -> None:
     """Writes `source` into `target` of the same shape. Values out of range were found before."""
-    if source.dtype.kind in "mM" and target.dtype.kind in "iu":
-        source = source.view(np.int64)
-    elif source.dtype.kind in "iu" and target.dtype.kind in "mM":
-        source = source.astype(np.int64).view(target.dtype)
     # Nulls hold arbitrary bytes, which may not be values of the target.
     with np.errstate(invalid="ignore", over="ignore"):
-        np.copyto(target, source, casting="unsafe")
+        np.copyto(target, as_castable(source, target.dtype), casting="unsafe")
+
+
+def join_cast(target: AnyArray, sources: Sequence[AnyArray]) -> None:
+    """Writes `sources`, each ``[rows, 1]``, side by side into `target` ``[rows, k]``, like `copy_cast`."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        np.concatenate(sources, axis=1, out=target, casting="unsafe")
+
+
+def as_castable(source: AnyArray, target: DType) -> AnyArray:
+    """`source`, with times as their ticks or ticks as times where numpy's own cast would mean something else."""
+    if source.dtype.kind in "mM" and target.kind in "iu":
+        return source.view(np.int64)
+    if source.dtype.kind in "iu" and target.kind in "mM":
+        return source.astype(np.int64).view(target)
+    return source
 
 
 def find_out_of_range(source: AnyArray, target: DType) -> Mask | None:

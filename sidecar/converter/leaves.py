@@ -11,6 +11,7 @@ from headrace.errors import BadJob, Fault
 from headrace.local import casts
 from headrace.program import Cast, Scalar
 from sidecar.converter import dtypes
+from sidecar.converter.buffers import array_values
 from sidecar.converter.dtypes import AnyArray, DType, Mask
 from sidecar.converter.flaws import NULL_VALUE, OUT_OF_RANGE, Flaws
 from sidecar.converter.nested import null_message
@@ -28,25 +29,17 @@ class Target:
         """What the tensor holds in the end."""
         return self.steps[-1]
 
-    def copy(self, into: AnyArray, source: AnyArray) -> None:
-        """Casts `source` into `into`, of the same shape and of this target's dtype."""
-        if len(self.steps) > 1:
-            between = np.empty(source.shape, self.steps[0])
-            dtypes.copy_cast(between, source)
-            source = between
-        dtypes.copy_cast(into, source)
-
 
 def read_leaf(array: pa.Array, target: Target, column: str, per_row: int, flaws: Flaws) -> tuple[AnyArray, Mask | None]:
     """Values of a plain array, `per_row` of them in each row, and where the fill value goes (None: nowhere)."""
-    nulls = np.asarray(array.is_null()) if array.null_count else None
+    nulls = array_values(array.is_null()) if array.null_count else None
     if nulls is not None and target.fill is None:
         rows = np.flatnonzero(nulls) // max(per_row, 1)
         flaws.add(rows, column, NULL_VALUE, null_message(column, "is null" if per_row == 1 else "holds a null"))
     if pa.types.is_decimal(array.type):
         values = _read_decimals(array, target, column, per_row, flaws)
     else:
-        values = leaf_values(array)
+        values = array_values(array)
     outside = dtypes.find_out_of_range(values, target.steps[0])
     if outside is not None:
         if nulls is not None:
@@ -54,39 +47,23 @@ def read_leaf(array: pa.Array, target: Target, column: str, per_row: int, flaws:
         for position in np.flatnonzero(outside).tolist():
             message = f"column {column!r}: {values[position]!s} doesn't fit {target.steps[0].name}"
             flaws.add_one(position // max(per_row, 1), column, OUT_OF_RANGE, message)
-    return values, nulls if target.fill is not None else None
-
-
-def leaf_values(array: pa.Array) -> AnyArray:
-    """The values of a plain fixed-width array, over its own memory where the layouts agree; nulls hold anything."""
-    kind, count = array.type, len(array)
-    dtype = dtypes.leaf_dtype(kind)
-    if dtype is None:  # the null type, of which no value is ever looked at
-        return np.zeros(count, np.bool_)
-    data = array.buffers()[1]
-    if count == 0 or data is None:
-        return np.zeros(count, dtype)
-    if dtype.kind == "b":
-        first = array.offset // 8
-        bits = np.frombuffer(data, np.uint8)[first : (array.offset + count + 7) // 8]
-        skip = array.offset - first * 8
-        return np.unpackbits(bits, bitorder="little")[skip : skip + count].view(np.bool_)
-    stored = np.dtype(f"i{kind.bit_width // 8}") if dtype.kind in "mM" else dtype
-    values: AnyArray = np.frombuffer(data, stored, count, array.offset * stored.itemsize)
-    if dtype.kind in "mM":
-        return values.astype(np.int64, copy=False).view(dtype)
-    return values
+    if len(target.steps) > 1 and values.dtype != target.steps[0]:
+        # What the job's cast cuts off must not come back in the model's dtype.
+        between = np.empty(values.shape, target.steps[0])
+        dtypes.copy_cast(between, values)
+        values = between
+    return dtypes.as_castable(values, target.dtype), nulls if target.fill is not None else None
 
 
 def _read_decimals(array: pa.Array, target: Target, column: str, per_row: int, flaws: Flaws) -> AnyArray:
     """Decimals as float64, or as 64-bit integers with the fraction cut off; those beyond 64 bits are flaws."""
     step = target.steps[0]
     if step.kind == "f":
-        return leaf_values(array.cast(pa.float64()))
+        return array_values(array.cast(pa.float64()))
     wide = pa.uint64() if step == np.dtype(np.uint64) else pa.int64()
     options = pc.CastOptions(wide, allow_decimal_truncate=True)
     try:
-        return leaf_values(pc.cast(array, options=options))
+        return array_values(pc.cast(array, options=options))
     except pa.ArrowInvalid:
         values = np.zeros(len(array), wide.to_pandas_dtype())
         bounds = np.iinfo(values.dtype)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sidecar.converter.buffers import array_values
 from sidecar.converter.flaws import NULL_VALUE, WRONG_SHAPE, Flaws
 
 
@@ -125,7 +126,7 @@ def _peel(
     else:
         begins, lengths = list_rows(array)
         dim = -1
-    valid = np.asarray(array.is_valid()) if array.null_count else None
+    valid = array_values(array.is_valid()) if array.null_count else None
     present = lengths if valid is None else lengths[valid]
     if want is not None:
         dim = want
@@ -150,9 +151,9 @@ def _peel(
 
 def list_rows(array: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Where each row of a list array that isn't of fixed size begins in its `values`, and how long it is."""
-    offsets = array.offsets.to_numpy().astype(np.int64, copy=False)
+    offsets = array_values(array.offsets).astype(np.int64, copy=False)
     if is_list_view(array.type):
-        return offsets, array.sizes.to_numpy().astype(np.int64, copy=False)
+        return offsets, array_values(array.sizes).astype(np.int64, copy=False)
     return offsets[:-1], np.diff(offsets)
 
 

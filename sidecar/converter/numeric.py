@@ -43,7 +43,7 @@ class ReadTensor:
             source = source.transpose(self.axes)
             nulls = None if nulls is None else nulls.transpose(self.axes)
         into = flat.reshape(source.shape)
-        self.target.copy(into, source)
+        dtypes.copy_cast(into, source)
         if nulls is not None:
             into[nulls] = self.target.fill
         blank_rows(flat.reshape(rows, *self.shape), self.bad, begin, end)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from headrace.errors import BadJob, Fault
 from headrace.local.columns import Column
 from sidecar.converter import dtypes
+from sidecar.converter.buffers import array_values
 from sidecar.converter.dtypes import AnyArray, DType
 from sidecar.converter.flaws import NULL_VALUE, WRONG_SHAPE, BadValue, Flaws
 from sidecar.converter.leaves import Target, resolve_target
@@ -85,7 +86,7 @@ class BytesRecipe:
         begins = offsets[:-1].astype(np.int64, copy=False)
         lengths = np.diff(offsets).astype(np.int64, copy=False)
         if array.null_count:
-            nulls = np.asarray(array.is_null())
+            nulls = array_values(array.is_null())
             if self.target.fill is None:
                 flaws.add(np.flatnonzero(nulls), self.column, NULL_VALUE, null_message(self.column))
             lengths = np.where(nulls, -1, lengths)

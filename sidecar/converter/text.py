@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from headrace.errors import BadJob, Fault
 from headrace.local.columns import BINARY, UTF8, Column, aligned
+from sidecar.converter.buffers import array_values
 from sidecar.converter.dtypes import AnyArray
 from sidecar.converter.flaws import NULL_VALUE, BadValue, Flaws
 from sidecar.converter.nested import null_message, plain, plain_type
@@ -64,7 +65,7 @@ class TextRecipe:
         if array.null_count:
             if not self.is_filled:
                 flaws.add(
-                    np.flatnonzero(np.asarray(array.is_null())), self.column, NULL_VALUE, null_message(self.column)
+                    np.flatnonzero(array_values(array.is_null())), self.column, NULL_VALUE, null_message(self.column)
                 )
             if pa.types.is_fixed_size_binary(array.type):
                 array = array.cast(pa.large_binary())

@@ -81,12 +81,12 @@ def _flat_to_arrow(values: AnyArray, nulls: npt.NDArray[np.bool_] | None) -> pa.
     flat = values.reshape(-1)
     if flat.dtype.kind == "b":
         # A byte other than 0 and 1 is no numpy boolean, but a predictor may have written one.
-        return pa.array(flat.view(np.uint8) != 0, mask=nulls)
-    kind = pa.from_numpy_dtype(flat.dtype)
-    if flat.dtype == np.dtype("datetime64[D]"):
-        return pa.array(flat, type=pa.date32(), mask=nulls)
-    data = pa.py_buffer(flat.copy().view(np.uint8))
-    return pa.Array.from_buffers(kind, len(flat), [_bitmap(nulls), data])
+        bits = np.packbits(flat.view(np.uint8) != 0, bitorder="little")
+        return pa.Array.from_buffers(pa.bool_(), len(flat), [_bitmap(nulls), pa.py_buffer(bits)])
+    is_days = flat.dtype == np.dtype("datetime64[D]")
+    kind = pa.date32() if is_days else pa.from_numpy_dtype(flat.dtype)
+    copied = flat.view(np.int64).astype(np.int32) if is_days else flat.copy()
+    return pa.Array.from_buffers(kind, len(flat), [_bitmap(nulls), pa.py_buffer(copied.view(np.uint8))])
 
 
 def _lists(values: pa.Array, rows: int, length: int, nulls: npt.NDArray[np.bool_] | None, *, is_free: bool) -> pa.Array:

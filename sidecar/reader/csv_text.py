@@ -12,11 +12,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
+from headrace.dataset import Slice
 from headrace.errors import CorruptInput
 from headrace.program import CsvOptions
-from headrace.records import codec_of, first_record, record_ends
+from headrace.records import BOM, codec_of, first_record, line_ends, record_ends
 from sidecar.reader.piece import Piece, Types, Window
-from sidecar.reader.text import Records, bad_rows, line_records, parse_apart, stream_records, without_bom
+from sidecar.reader.text import (
+    Records,
+    bad_rows,
+    line_records,
+    parse_apart,
+    parse_together,
+    stream_records,
+    to_batch,
+    without_bom,
+)
 
 KIND = "BadRecord"
 
@@ -53,6 +63,27 @@ class CsvFormat:
         for records in source:
             yield self._piece(_from(without_bom(records), body), parser, path)
 
+    def together(self, files: Sequence[tuple[Slice, bytes]]) -> list[Piece] | None:
+        """As `piece.SmallFiles` says; not for files with quotes or lone carriage returns, nor of several headers."""
+        whole = []
+        header: bytes | None = None
+        for part, text in files:
+            text = text.removeprefix(BOM)
+            offset = part.size - len(text)
+            if b'"' in text or text.count(b"\r") != text.count(b"\r\n"):
+                return None
+            if self._options.header and text:
+                first, _, text = text.partition(b"\n")
+                offset = part.size - len(text)
+                if header is not None and first.rstrip(b"\r") != header:
+                    return None
+                header = first.rstrip(b"\r")
+            whole.append((part, Records(offset, text, line_ends(text), part.end)))
+        names = tuple(self._file_types) if header is None else header_names(header, self._options.delimiter)
+        if any(name not in names for name in self._types):
+            return None
+        return parse_together(whole, _filled, _Parser(names, self._types, self._options), KIND)
+
     def _piece(self, records: Records, parser: "_Parser", path: str) -> Piece:
         starts, ends = _filled(records)
         tables, is_row, bad = parse_apart(records.text, starts, ends, parser)
@@ -73,14 +104,6 @@ def header_names(record: bytes, delimiter: str) -> tuple[str, ...]:
     """
     rows = list(csv.reader(io.StringIO(record.decode(), newline=""), delimiter=delimiter))
     return tuple(rows[0]) if rows else ()
-
-
-def to_batch(tables: Sequence[pa.Table]) -> pa.RecordBatch | None:
-    """The rows of all `tables` as one record batch; None if there are none."""
-    if not tables:
-        return None
-    table = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
-    return table.combine_chunks().to_batches()[0]
 
 
 def _from(records: Records, body: int) -> Records:

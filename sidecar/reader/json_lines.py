@@ -10,10 +10,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json
 
-from headrace.records import codec_of
-from sidecar.reader.csv_text import to_batch
+from headrace.dataset import Slice
+from headrace.records import codec_of, line_ends
 from sidecar.reader.piece import Piece, Types, Window
-from sidecar.reader.text import Records, bad_rows, line_records, parse_apart, stream_records, without_bom
+from sidecar.reader.text import (
+    Records,
+    bad_rows,
+    line_records,
+    parse_apart,
+    parse_together,
+    stream_records,
+    to_batch,
+    without_bom,
+)
 
 KIND = "BadRecord"
 _SPACE = b" \t\r\n"
@@ -38,6 +47,11 @@ class JsonLinesFormat:
             source = line_records(window, 0, self._piece_bytes)
         for records in source:
             yield self._piece(without_bom(records), path)
+
+    def together(self, files: Sequence[tuple[Slice, bytes]]) -> list[Piece]:
+        """As `piece.SmallFiles` says."""
+        whole = [(part, without_bom(Records(0, text, line_ends(text), part.end))) for part, text in files]
+        return parse_together(whole, lambda records: filled_lines(records.text, records.ends), self._parse, KIND)
 
     def _piece(self, records: Records, path: str) -> Piece:
         starts, ends = filled_lines(records.text, records.ends)

@@ -5,10 +5,10 @@ are shared with predictors, and on two of them decoding in the reader's thread w
 float32 columns, mapped or not).
 """
 
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +19,15 @@ from headrace.errors import InputChanged
 from headrace.filters import ColumnRange, Expression, can_match
 from sidecar.reader.block import BLOCK_BYTES, BLOCK_ROWS
 from sidecar.reader.piece import NO_ADDRESS, READ_ERRORS, Piece, Types, Window, read_error_text
+from sidecar.reader.remote import OpenFile
 
 FOOTERS_KEPT = 16
 """Parsed footers: leases of one file follow each other, and a footer of 10,000 row groups takes 0.1 s to parse."""
 FIRST_ROWS = 4_096
 """Smallest decoding step, in rows; a lease of less still decodes so many."""
 
-Opener = Callable[[Slice, tuple[str, ...]], Any]
-"""Opens a file for random reads, given the slice and the columns that will be read."""
+Opener = Callable[[Slice], OpenFile]
+"""Opens a slice's file for random reads."""
 
 
 class ParquetFormat:
@@ -42,8 +43,9 @@ class ParquetFormat:
         """Pieces of whole row groups, or of parts of them where they are large."""
         part = window.part
         key = (part.path, part.version)
+        opened = self._opener(part)
         with pq.ParquetFile(
-            self._opener(part, self._columns),
+            opened.raw,
             metadata=self._footers.get(key),
             pre_buffer=True,
             page_checksum_verification=True,
@@ -60,6 +62,7 @@ class ParquetFormat:
                     continue
                 if begin >= window.end:
                     return
+                opened.enter(footer, range(group, _groups_before(bounds, window.end)), self._columns)
                 yield from self._group(file, group, begin, end, window)
 
     def _group(self, file: pq.ParquetFile, group: int, begin: int, end: int, window: Window) -> Iterator[Piece]:
@@ -97,6 +100,11 @@ class ParquetFormat:
             )
 
 
+def _groups_before(bounds: Sequence[int], end: int) -> int:
+    """The number of row groups that begin before row `end`; `bounds` are their begins and the end of the last."""
+    return min(bisect_left(bounds, end), len(bounds) - 1)
+
+
 def _step(group: pq.RowGroupMetaData, columns: tuple[str, ...], wanted: int) -> int:
     """Rows to decode at a time: what a block may hold, and not much more than the lease has in this row group."""
     nbytes = 0
@@ -105,7 +113,7 @@ def _step(group: pq.RowGroupMetaData, columns: tuple[str, ...], wanted: int) -> 
         if column.path_in_schema.split(".", 1)[0] in columns or column.path_in_schema in columns:
             nbytes += column.total_uncompressed_size
     row_bytes = max(nbytes // max(group.num_rows, 1), 1)
-    rows = min(BLOCK_ROWS, max(BLOCK_BYTES // row_bytes, 1))
+    rows = int(min(BLOCK_ROWS, max(BLOCK_BYTES // row_bytes, 1)))
     blocks = -(-int(group.num_rows) // rows)
     even = -(-int(group.num_rows) // blocks)  # blocks of one length, rather than full ones and a stub
     return max(min(even, max(wanted, FIRST_ROWS)), 1)

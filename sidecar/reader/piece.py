@@ -1,8 +1,8 @@
 """What a format adapter yields, and the window of a lease through which it reads one file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,14 @@ class Format(Protocol):
 
         Damage inside of a file is a piece; an exception of READ_ERRORS means that the rest of the file can't be read.
         """
+
+
+@runtime_checkable
+class SmallFiles(Protocol):
+    """A format that can read many small files at once."""
+
+    def together(self, files: Sequence[tuple[Slice, bytes]]) -> list[Piece] | None:
+        """One piece for each file, given with all its bytes; None: these must be read one by one."""
 
 
 Types = Mapping[str, pa.DataType]

@@ -9,7 +9,7 @@ A file is compared with its plan (size, modification time) before it is read and
 
 import base64
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -22,11 +22,18 @@ from headrace.filters import Expression, columns_used, filter_from_json, filter_
 from headrace.hive import hive_keys
 from headrace.program import SourceProgram
 from headrace.records import PIECE_BYTES, codec_of, open_text
+from headrace.uris import is_remote
 from sidecar.reader.block import BadRow, Block, CorruptRange, merge_small, without_columns
 from sidecar.reader.cursor import Cursor
 from sidecar.reader.listing import FileListing
-from sidecar.reader.piece import NO_ADDRESS, READ_ERRORS, Format, Piece, Types, Window, read_error_text
-from sidecar.reader.remote import RemoteFiles, is_remote
+from sidecar.reader.piece import NO_ADDRESS, READ_ERRORS, Format, Piece, SmallFiles, Types, Window, read_error_text
+from sidecar.reader.remote import InputFiles
+
+FILES_AHEAD = 16
+"""Files looked at ahead of the reader; how much of them is fetched `remote` decides."""
+
+SMALL_FILES, SMALL_FILE_BYTES, SMALL_BYTES = 256, 64 << 10, 1 << 20
+"""Text files parsed at once, the largest of them, and all their bytes."""
 
 
 class Source:
@@ -39,13 +46,17 @@ class Source:
         used = set(columns_used(self._expression)) if self._expression else set()
         assert used <= set(self.schema.names), f"the filter uses {used - set(self.schema.names)}"
         types = {field.name: field.type for field in self.schema if field.name not in program.partitions}
-        self._remote = RemoteFiles()
+        self._files = InputFiles()
         self._listing: FileListing | None = None
         self._format: Format | None = None
+        self._together: SmallFiles | None = None
         if program.format == "files":
             self._listing = FileListing(self.schema, self._expression, program.on_corrupt == "reject")
         else:
-            self._format = _format(program, types, self._expression, self._remote, piece_bytes)
+            self._format = _format(program, types, self._expression, self._files, piece_bytes)
+            if program.format in ("csv", "jsonl"):
+                assert isinstance(self._format, SmallFiles)
+                self._together = self._format
 
     def read(self, slices: Sequence[Slice], cursor: Cursor) -> Iterator[Block]:
         """Reads the slices of one lease; the blocks tile ``[cursor.begin, cursor.end)``, as it is at the end.
@@ -60,18 +71,54 @@ class Source:
             return merge_small(self._listing.blocks(slices, cursor), cursor)
         return merge_small(self._blocks(slices, cursor), cursor)
 
+    def close(self) -> None:
+        """Ends what fetches remote files ahead; reads under way fail."""
+        self._files.close()
+
     def _blocks(self, slices: Sequence[Slice], cursor: Cursor) -> Iterator[Block]:
         assert self._format is not None
-        with closing(self._remote.ahead(slices)):
-            for part in slices:
-                if part.origin + part.begin >= cursor.end:
-                    return
-                yield from self._file(part, Window(part, cursor), self._format)
+        i = 0
+        while i < len(slices) and slices[i].origin + slices[i].begin < cursor.end:
+            small = self._small(slices, i, cursor)
+            if small:
+                for part, piece in small:
+                    yield from self._file(part, [piece])
+                i += len(small)
+                continue
+            part = slices[i]
+            self._files.prefetch(slices[i : i + FILES_AHEAD])
+            yield from self._file(part, self._pieces(part, Window(part, cursor), self._format))
+            i += 1
 
-    def _file(self, part: Slice, window: Window, adapter: Format) -> Iterator[Block]:
+    def _small(self, slices: Sequence[Slice], first: int, cursor: Cursor) -> list[tuple[Slice, Piece]]:
+        """The pieces of the small text files from slice `first` on, read at once; none if there are fewer than two."""
+        if self._together is None:
+            return []
+        stop, nbytes = first, 0
+        while stop < min(len(slices), first + SMALL_FILES) and _is_small(slices[stop], self._program):
+            nbytes += slices[stop].size
+            if nbytes > SMALL_BYTES:
+                break
+            stop += 1
+        if stop - first < 2 or cursor.claim(slices[stop - 1].origin + slices[stop - 1].end) < slices[stop - 1].origin:
+            return []
+        files = []
+        for part in slices[first:stop]:
+            if part.origin + part.end > cursor.end:
+                break
+            check_unchanged(part)
+            try:
+                with open(part.path, "rb", buffering=0) as file:
+                    files.append((part, file.read(part.size)))
+            except OSError:  # the slow way says what is wrong, or lists it
+                break
+        pieces = self._together.together(files) if files else None
+        return list(zip((part for part, _ in files), pieces, strict=True)) if pieces else []
+
+    def _file(self, part: Slice, pieces: Iterable[Piece]) -> Iterator[Block]:
         partitions = self._partition_values(part.path)
         done = part.begin
-        for piece in self._pieces(part, window, adapter):
+        for piece in pieces:
             corrupt: tuple[CorruptRange, ...] = ()
             if piece.damage:
                 check_unchanged(part)
@@ -183,14 +230,14 @@ def check_unchanged(part: Slice) -> None:
 
 
 def _format(
-    program: SourceProgram, types: Types, expression: Expression | None, remote: RemoteFiles, piece_bytes: int
+    program: SourceProgram, types: Types, expression: Expression | None, files: InputFiles, piece_bytes: int
 ) -> Format:
     """The adapter for the program's format; each is imported only where it is used."""
     match program.format:
         case "parquet":
             from sidecar.reader.parquet import ParquetFormat
 
-            return ParquetFormat(types, expression, remote.open)
+            return ParquetFormat(types, expression, files.open)
         case "arrow":
             from sidecar.reader.ipc import IpcFormat
 
@@ -206,6 +253,13 @@ def _format(
             return JsonLinesFormat(types, piece_bytes)
         case "files":
             raise AssertionError("listings have no format")
+
+
+def _is_small(part: Slice, program: SourceProgram) -> bool:
+    is_whole = part.begin == 0 and part.end == part.size
+    return (
+        is_whole and part.size <= SMALL_FILE_BYTES and codec_of(part.path) is None and part.path != program.limit_path
+    )
 
 
 def _empty(schema: pa.Schema) -> pa.RecordBatch:

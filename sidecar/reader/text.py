@@ -4,6 +4,7 @@ A plain file whose records are lines is read at any byte: a record belongs to th
 other (compressed, or with line breaks in fields) is one range, claimed as a whole and read from its start.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.dataset import Slice
 from headrace.records import BOM, PIECE_BYTES, Offsets, codec_of, line_ends, line_start, open_text, whole_records
 from sidecar.reader.block import BadRow
-from sidecar.reader.piece import Window
+from sidecar.reader.piece import Piece, Window
 
 TAIL_BYTES = 64 << 10
 """First look past a range's end for the rest of its last record; doubled while that is longer."""
@@ -148,6 +150,50 @@ def parse_apart(
         if table.num_rows:
             tables.append(table)
     return tables, is_row, bad
+
+
+def parse_together(
+    files: Sequence[tuple[Slice, Records]],
+    filled: Callable[[Records], tuple[Offsets, Offsets]],
+    parse: Parser,
+    kind: str,
+) -> list[Piece]:
+    """One piece per small file whose records are lines, from one parse of all.
+
+    A call of pyarrow's readers costs 0.3 ms, whatever the size. `filled` gives the begins and ends of the records that
+    aren't blank.
+    """
+    texts = [records.text + b"\n" * (not records.text.endswith(b"\n")) for _, records in files]
+    begins = np.cumsum([0, *map(len, texts)])
+    text = b"".join(texts)
+    starts, ends = filled(Records(0, text, line_ends(text), 0))
+    tables, is_row, bad = parse_apart(text, starts, ends, parse)
+    rows = to_batch(tables)
+    row_at = np.concatenate([[0], np.cumsum(is_row)])
+    bad_at = [record for record, _ in bad]
+    limits = np.searchsorted(starts, begins).tolist()
+    pieces = []
+    for (part, records), begin, first, last in zip(files, begins.tolist(), limits, limits[1:], strict=False):
+        offset = records.offset - begin
+        low, high = int(row_at[first]), int(row_at[last])
+        own = bad[bisect_left(bad_at, first) : bisect_left(bad_at, last)]
+        pieces.append(
+            Piece(
+                rows=rows.slice(low, high - low) if rows is not None and high > low else None,
+                address=starts[first:last][is_row[first:last]] + offset,
+                end=part.end,
+                bad=tuple(BadRow(int(starts[record]) + offset, kind, text, part.path) for record, text in own),
+            )
+        )
+    return pieces
+
+
+def to_batch(tables: Sequence[pa.Table]) -> pa.RecordBatch | None:
+    """The rows of all `tables` as one record batch; None if there are none."""
+    if not tables:
+        return None
+    table = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
+    return table.combine_chunks().to_batches()[0]
 
 
 def bad_rows(

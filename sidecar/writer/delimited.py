@@ -4,13 +4,12 @@ Lists and structs are JSON, bytes base64, times ISO 8601; NaN is nan.
 """
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from sidecar.converter.nested import plain, plain_type
 from sidecar.writer.staged import Growing
 from sidecar.writer.text_file import open_text, pieces
-from sidecar.writer.texts import base64_texts, is_binary, iso_texts, json_texts
+from sidecar.writer.texts import base64_texts, is_binary, iso_texts, json_texts, with_nulls_of
 
 
 class CsvFormat:
@@ -58,5 +57,4 @@ def _cells(column: pa.Array) -> pa.Array:
         return base64_texts(column)
     if pa.types.is_decimal(kind):
         return column.cast(pa.string())
-    texts = json_texts(column)
-    return texts if not column.null_count else pc.if_else(column.is_valid(), texts, pa.scalar(None, pa.string()))
+    return with_nulls_of(column, json_texts(column))

@@ -4,6 +4,7 @@ Measured (benchmarks): dictionaries of unique values or floats cost six times th
 text is tried with one. Floats are split into byte streams, which compress; integers are stored as differences.
 """
 
+import io
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -47,6 +48,15 @@ class ParquetFormat:
 
     def _write(self, group: pa.Table) -> None:
         self._writer.write_table(group, row_group_size=group.num_rows)
+
+
+def is_storable(field: pa.Field) -> bool:
+    """Whether Parquet knows the field's type."""
+    try:
+        pq.ParquetWriter(io.BytesIO(), pa.schema([field])).close()
+    except pa.ArrowNotImplementedError:
+        return False
+    return True
 
 
 def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.publish import REJECTED
-from sidecar.writer.parquet import ParquetFormat
+from sidecar.writer.parquet import ParquetFormat, is_storable
 from sidecar.writer.staged import Staged, StagedFile, removed_on_error
 
 FIELDS = (
@@ -46,6 +46,7 @@ class RejectsWriter:
         self._name = f"{REJECTED}/{stem}.parquet"
         self._keep_rows = keep_rows
         self._schema: pa.Schema | None = None
+        self._kept: list[str] = []  # columns of the source that are written
         self._pending: list[pa.RecordBatch] = []  # without source columns, whose types aren't known yet
         self._file: StagedFile | None = None
         self._writer: ParquetFormat | None = None
@@ -81,10 +82,12 @@ class RejectsWriter:
             self._schema = self._schema or pa.schema(FIELDS)
         elif self._schema is None and rows is not None:
             taken = {field.name for field in FIELDS}
-            source = [
-                field.with_name(f"source.{field.name}") if field.name in taken else field for field in rows.schema
-            ]
-            self._schema = pa.schema([*FIELDS, *source])
+            # What Parquet doesn't know is left out: a reject without one column is better than a failed shard.
+            source = [field for field in rows.schema if is_storable(field)]
+            self._kept = [field.name for field in source]
+            names = [f"source.{name}" if name in taken else name for name in self._kept]
+            renamed = [field.with_name(name) for field, name in zip(source, names, strict=True)]
+            self._schema = pa.schema([*FIELDS, *renamed])
         if self._schema is None:
             self._pending.append(described)
             return
@@ -120,7 +123,10 @@ class RejectsWriter:
         if self._file is None:
             self._file = StagedFile(self._folder, self._name)
         kept = self._schema.types[len(FIELDS) :]
-        source = [pa.nulls(len(described), kind) for kind in kept] if rows is None else rows.columns
+        if rows is None:
+            source = [pa.nulls(len(described), kind) for kind in kept]
+        else:
+            source = [rows.column(name) for name in self._kept]
         with removed_on_error(self._file):
             if self._writer is None:
                 self._writer = ParquetFormat(self._file, self._schema, "zstd")

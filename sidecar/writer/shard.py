@@ -55,7 +55,9 @@ class ShardWriter:
             try:
                 if self._writer is None:
                     self._writer = open_format(self._format, self._compression, self._schema, self._file)
-                self._writer.write(pa.RecordBatch.from_arrays(rows.columns, schema=self._schema))
+                if not rows.schema.equals(self._schema, check_metadata=True):
+                    rows = pa.RecordBatch.from_arrays(rows.columns, schema=self._schema)
+                self._writer.write(rows)
             except pa.ArrowNotImplementedError as error:
                 raise BadJob(self._unwritable(rows)) from error
         self._rows += rows.num_rows
@@ -91,6 +93,8 @@ class ShardWriter:
 
 
 def _check_same(first: pa.Schema, now: pa.Schema) -> None:
+    if first.equals(now):
+        return
     if first.names != now.names:
         raise SchemaChanged(f"Output columns are {', '.join(now.names)}; they were {', '.join(first.names)}.")
     for name, was, comes in zip(first.names, first.types, now.types, strict=True):

@@ -13,9 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sidecar.converter.buffers import array_values, arrow_mask, arrow_text
 from sidecar.converter.nested import is_list, is_list_view, list_rows, plain
 
-NULL = "null"
+_NULL = arrow_text("null")
+_NO_TEXT = pa.nulls(1, pa.string())[0]
+_QUOTE, _OPEN, _CLOSE, _COMMA, _ZULU, _NOTHING = (arrow_text(text) for text in ('"', "[", "]", ",", "Z", ""))
 _NEEDS_ESCAPE = '["\\\\\\x00-\\x1f]'
 _WHOLE_NUMBER = r"^(-?[0-9]+)$"
 
@@ -25,7 +28,7 @@ def json_texts(array: pa.Array) -> pa.Array:
     array = plain(array)
     kind = array.type
     if pa.types.is_null(kind):
-        return pa.array([NULL] * len(array), pa.string())
+        return pa.nulls(len(array), pa.string()).fill_null(_NULL)
     if is_list(kind):
         texts = _lists(array)
     elif pa.types.is_struct(kind):
@@ -37,14 +40,14 @@ def json_texts(array: pa.Array) -> pa.Array:
     elif pa.types.is_duration(kind):
         texts = array.cast(pa.int64()).cast(pa.string())
     elif pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind):
-        texts = pc.binary_join_element_wise('"', iso_texts(array), '"', "")
+        texts = pc.binary_join_element_wise(_QUOTE, iso_texts(array), _QUOTE, _NOTHING)
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         texts = _quoted(array.cast(pa.string()))
     elif is_binary(kind):
-        texts = pc.binary_join_element_wise('"', base64_texts(array), '"', "")
+        texts = pc.binary_join_element_wise(_QUOTE, base64_texts(array), _QUOTE, _NOTHING)
     else:
         return pa.array([json.dumps(value, default=str) for value in array.to_pylist()], pa.string())
-    return texts.fill_null(NULL) if texts.null_count else texts
+    return texts.fill_null(_NULL) if texts.null_count else texts
 
 
 def iso_texts(array: pa.Array) -> pa.Array:
@@ -54,7 +57,7 @@ def iso_texts(array: pa.Array) -> pa.Array:
         return array.cast(pa.string())
     # Without its zone a timestamp is the instant in UTC.
     texts = pc.replace_substring(array.cast(pa.timestamp(kind.unit)).cast(pa.string()), " ", "T")
-    return texts if kind.tz is None else pc.binary_join_element_wise(texts, "Z", "")
+    return texts if kind.tz is None else pc.binary_join_element_wise(texts, _ZULU, _NOTHING)
 
 
 def base64_texts(array: pa.Array) -> pa.Array:
@@ -72,7 +75,7 @@ def _floats(array: pa.Array) -> pa.Array:
     texts = array.cast(pa.string())
     finite = pc.is_finite(array)
     if not pc.all(finite, min_count=0).as_py():
-        texts = pc.if_else(finite, texts, pa.scalar(None, pa.string()))
+        texts = pc.if_else(finite, texts, _NO_TEXT)
     # A reader that sees "1" and no other number takes the column for integers.
     if pc.any(pc.match_substring_regex(texts, _WHOLE_NUMBER)).as_py():
         texts = pc.replace_substring_regex(texts, _WHOLE_NUMBER, r"\1.0")
@@ -81,10 +84,12 @@ def _floats(array: pa.Array) -> pa.Array:
 
 def _quoted(array: pa.Array) -> pa.Array:
     if pc.any(pc.match_substring_regex(array, _NEEDS_ESCAPE)).as_py():
-        special = np.asarray(pc.match_substring_regex(array, _NEEDS_ESCAPE).fill_null(False))
-        escaped = [json.dumps(value, ensure_ascii=False)[1:-1] for value in array.filter(pa.array(special)).to_pylist()]
-        array = pc.replace_with_mask(array, pa.array(special), pa.array(escaped, pa.string()))
-    return pc.binary_join_element_wise('"', array, '"', "")
+        special = array_values(pc.match_substring_regex(array, _NEEDS_ESCAPE).fill_null(False))
+        escaped = [
+            json.dumps(value, ensure_ascii=False)[1:-1] for value in array.filter(arrow_mask(special)).to_pylist()
+        ]
+        array = pc.replace_with_mask(array, arrow_mask(special), pa.array(escaped, pa.string()))
+    return pc.binary_join_element_wise(_QUOTE, array, _QUOTE, _NOTHING)
 
 
 def _lists(array: pa.Array) -> pa.Array:
@@ -94,31 +99,32 @@ def _lists(array: pa.Array) -> pa.Array:
         offsets = np.arange(count + 1, dtype=np.int64) * size
         values = array.values.slice(array.offset * size, count * size)
     elif is_list_view(array.type):
-        present = np.asarray(array.is_valid())
+        present = array_values(array.is_valid())
         offsets = np.append(0, np.cumsum(np.where(present, list_rows(array)[1], 0)))
         values = array.flatten()
     else:
-        offsets = array.offsets.to_numpy().astype(np.int64)
+        offsets = array_values(array.offsets).astype(np.int64)
         values = array.values.slice(offsets[0], offsets[-1] - offsets[0])
         offsets -= offsets[0]
-    texts = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), json_texts(values))
-    joined = pc.binary_join_element_wise("[", pc.binary_join(texts, ","), "]", "")
-    return _with_nulls_of(array, joined)
+    texts = pa.Array.from_buffers(
+        pa.list_(pa.string()), count, [None, pa.py_buffer(offsets.astype(np.int32))], children=[json_texts(values)]
+    )
+    joined = pc.binary_join_element_wise(_OPEN, pc.binary_join(texts, _COMMA), _CLOSE, _NOTHING)
+    return with_nulls_of(array, joined)
 
 
 def _structs(array: pa.Array) -> pa.Array:
-    parts: list[pa.Array | str] = []
+    parts: list[pa.Array | pa.Scalar] = []
     for number, field in enumerate(array.type):
-        parts += [
-            ("," if number else "{") + json.dumps(field.name, ensure_ascii=False) + ":",
-            json_texts(array.field(number)),
-        ]
+        key = ("," if number else "{") + json.dumps(field.name, ensure_ascii=False) + ":"
+        parts += [arrow_text(key), json_texts(array.field(number))]
     if not parts:
-        return _with_nulls_of(array, pa.array(["{}"] * len(array), pa.string()))
-    return _with_nulls_of(array, pc.binary_join_element_wise(*parts, "}", ""))
+        return with_nulls_of(array, pa.nulls(len(array), pa.string()).fill_null(arrow_text("{}")))
+    return with_nulls_of(array, pc.binary_join_element_wise(*parts, arrow_text("}"), _NOTHING))
 
 
-def _with_nulls_of(array: pa.Array, texts: pa.Array) -> pa.Array:
+def with_nulls_of(array: pa.Array, texts: pa.Array) -> pa.Array:
+    """`texts`, null where `array` is."""
     if not array.null_count:
         return texts
-    return pc.if_else(array.is_valid(), texts, pa.scalar(None, pa.string()))
+    return pc.if_else(array.is_valid(), texts, _NO_TEXT)

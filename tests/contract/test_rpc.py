@@ -211,6 +211,79 @@ def test_a_shard_that_uses_up_its_attempts_fails_the_job(tmp_path: Path) -> None
     run(test)
 
 
+def test_a_degraded_job_lists_what_it_gave_up_and_is_no_success(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path, retries={"attempts": 1}, errors={"onQuarantine": "degrade"})
+            worker = FakeWorker(c.workers)
+            grant = await one_lease(c, worker)
+            await worker.exchange(offers=[v1.SplitOffer(grant.shard, grant.epoch, 100)])
+            worker.held.clear()
+            await worker.exchange(
+                releases=[v1.Release(grant.shard, grant.epoch, "failed", "boom", True, "ModelFailed")]
+            )
+            await worker.work(lambda answer: answer.directive == "stop")
+            for job in (await c.jobs.get(v1.JobRequest("numbers")), await submit(c, tmp_path)):
+                assert (job.phase, condition(job, "Failed").reason) == ("Failed", "BackoffLimitExceeded")
+                assert condition(job, "Degraded").status
+                assert condition(job, "OutputCommitted").status
+            assert {f.kind for f in verify(tmp_path / "out").findings} == {"Quarantined", "NoSuccess"}
+
+    run(test)
+
+
+def test_a_job_whose_output_cannot_be_finished_fails_and_is_continued(tmp_path: Path) -> None:
+    async def test() -> None:
+        output = tmp_path / "out"
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            in_the_way = output / "_headrace" / "manifest-000001.jsonl"
+            in_the_way.mkdir()
+            worker = FakeWorker(c.workers)
+            await worker.register()
+            await worker.work(lambda answer: answer.directive == "stop")
+            failed = await c.jobs.get(v1.JobRequest("numbers"))
+            assert condition(failed, "Failed").reason == "SinkFailed"
+            assert not (output / "_SUCCESS").exists()
+            in_the_way.rmdir()
+            await submit(c, tmp_path)
+            assert (await c.wait_phase("numbers", "Succeeded")).shards_recomputed == 0
+            assert verify(output).is_proven
+
+    run(test)
+
+
+def test_again_for_a_complete_job_costs_nothing_when_it_is_bad(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            first = await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            await worker.register()
+            await worker.work(lambda answer: answer.directive == "stop")
+            with pytest.raises(GRPCError, match="empty folder"):
+                await submit(c, tmp_path, again=True)
+            assert (await c.jobs.get(v1.JobRequest("numbers"))).uid == first.uid
+            second = await submit(c, tmp_path, digest="d2", again=True, mode="append")
+            assert (second.phase, second.uid != first.uid) == ("Running", True)
+
+    run(test)
+
+
+def test_a_job_of_rejects_only_is_no_success(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            grant = await one_lease(c, worker)
+            nothing = v1.Commit(grant.shard, grant.epoch, grant.begin, grant.end, rows_read=5, rows_rejected=5)
+            await worker.exchange(commits=[nothing])
+            await worker.exchange(published=[v1.Held(grant.shard, grant.epoch)])
+            failed = await c.wait_phase("numbers", "Failed")
+            assert condition(failed, "Failed").reason == "ErrorBudgetExceeded"
+
+    run(test)
+
+
 def test_a_worker_that_cannot_do_the_job_fails_it(tmp_path: Path) -> None:
     async def test() -> None:
         async with coordinator(tmp_path / "state") as c:

@@ -287,6 +287,31 @@ def test_a_commit_answered_before_the_restart_is_published_after_it(tmp_path: Pa
     run(test)
 
 
+def test_a_restart_from_a_checkpoint_knows_the_same(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            grant = await one_lease(c, worker)
+            await worker.exchange(offers=[v1.SplitOffer(grant.shard, grant.epoch, 100)])
+            grant.end = 100
+            commit = worker.stage(grant)
+            await worker.exchange(commits=[commit])
+            worker.publish(commit)
+            await worker.exchange(published=[v1.Held(commit.shard, commit.epoch)])
+            await c.driver.checkpoint()
+            await worker.exchange(want=1)
+        async with coordinator(tmp_path / "state") as c:
+            worker.stub = c.workers
+            await worker.register()
+            assert [lease.begin for lease in worker.welcome.keep] == [100]
+            await worker.work(lambda answer: answer.directive == "stop")
+            assert (await c.jobs.get(v1.JobRequest("numbers"))).shards_recomputed == 0
+            assert verify(tmp_path / "out").is_proven
+
+    run(test)
+
+
 def test_a_ledger_that_lost_its_tail_stops_the_job(tmp_path: Path) -> None:
     async def test() -> None:
         async with coordinator(tmp_path / "state") as c:

@@ -1,6 +1,9 @@
 """Output rows from the source's columns and the stages' results."""
 
 import base64
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -80,3 +83,34 @@ def test_an_empty_dataset_has_the_columns_that_rows_would_have() -> None:
             ]
         )
     )
+
+
+START = """
+import sys
+import numpy as np
+import pyarrow as pa
+from pathlib import Path
+from headrace.local.columns import TENSOR, Column
+from headrace.program import Ref, SinkColumn, SinkProgram
+from sidecar.assemble import assemble
+from sidecar.converter import Converter, SourceTensor, column_to_arrow
+from sidecar.writer import ShardWriter
+
+numbers = pa.Array.from_buffers(pa.float32(), 4, [None, pa.py_buffer(np.arange(4, dtype=np.float32))])
+rows = pa.RecordBatch.from_arrays([numbers, numbers], ["a", "b"])
+arena = memoryview(bytearray(4096))
+Converter(rows.schema, [SourceTensor("x", ("a", "b"), stacked=True)]).read(rows).write(0, 4, arena, 0)
+result = column_to_arrow(Column(TENSOR, 4, 0, 32, 10, (4, 2)), arena)
+for format_name in ("parquet", "arrow", "jsonl"):
+    columns = (SinkColumn("a", Ref("source", "a")), SinkColumn("y", Ref("m", "y")))
+    sink = SinkProgram(format_name, "/", columns, "none")
+    writer = ShardWriter(sink, Path(sys.argv[1]), "part")
+    writer.write(assemble(sink, rows, {("m", "y"): result}, np.ones(4, bool)))
+    writer.close()
+print(sorted({"pandas", "pyarrow.dataset", "pyarrow.csv"} & set(sys.modules)))
+"""
+
+
+def test_the_usual_job_imports_nothing_heavy(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", START, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -446,6 +446,9 @@ def test_equal_conversions_under_two_keys_are_one() -> None:
 
 # ------------------------------------------------------------------ against a naive model
 
+EDGES = [
+    0, 1, 127, 128, 255, 256, 65519, 65520, 2**31, 2**32, 2**53 + 1, 2**63 - 1, 2**63, -1, -128, -129, -(2**63),
+]  # fmt: skip
 INTEGERS = {name: np.iinfo(name) for name in ("int8", "uint8", "int16", "int32", "uint32", "int64", "uint64")}
 
 
@@ -473,31 +476,12 @@ def test_conversion_agrees_with_a_row_by_row_model(
     data: st.DataObject, source: str, to: str, width: int, fill: int | None
 ) -> None:
     bits = 32 if source == "float32" else 64
-    edges = [
-        0,
-        1,
-        127,
-        128,
-        255,
-        256,
-        2**31,
-        2**32,
-        2**53 + 1,
-        2**63 - 1,
-        2**63,
-        -1,
-        -128,
-        -129,
-        -(2**63),
-        65519,
-        65520,
-    ]
     if source in INTEGERS:
         info = INTEGERS[source]
-        near = st.sampled_from([edge for edge in edges if info.min <= edge <= info.max])
+        near = st.sampled_from([edge for edge in EDGES if info.min <= edge <= info.max])
         values: st.SearchStrategy[Any] = near | st.integers(info.min, info.max)
     else:
-        values = st.floats(width=bits) | st.sampled_from([float(np.dtype(source).type(edge)) for edge in edges])
+        values = st.floats(width=bits) | st.sampled_from([float(np.dtype(source).type(edge)) for edge in EDGES])
     rows: list[list[Any]] = data.draw(
         st.lists(st.lists(st.none() | values, min_size=width, max_size=width), max_size=12)
     )

@@ -331,7 +331,7 @@ CAST = "spec.pipeline[0].cast.x"
             "batch: {as: arrow} on a python stage"),
         ({"a": pa.null()}, "source.a", spec("float32"), None,
          "spec.pipeline[0].inputs.x: source.a: all its values are null; "
-         "cast: {INPUT: {fill: VALUE}}, or batch: {as: arrow}"),
+         "cast: {INPUT: {fill: NUMBER}}, or batch: {as: arrow}"),
         ({"a": pa.null()}, "source.a", spec("float32"), {"fill": 0}, None),
         # fill values
         ({"a": pa.int8()}, "source.a", spec("int8"), {"fill": 200}, f"{CAST}.fill: found 200; a value of int8"),

@@ -123,9 +123,9 @@ DAMAGE: dict[str, tuple[str, Damage]] = {
     "inputs left out": ("Damaged", lambda o, e: write(o, list(e), replace(HEADER, files=4))),
     "a base that is missing": (
         "Damaged",
-        lambda o, e: write(o, list(e), replace(HEADER, base="manifest-000009.jsonl")),
+        lambda o, e: write(o, list(e), replace(HEADER, base=manifest_name(9))),
     ),
-    "a base that is itself": ("Damaged", lambda o, e: write(o, list(e), replace(HEADER, base="manifest-000001.jsonl"))),
+    "a base that is itself": ("Damaged", lambda o, e: write(o, list(e), replace(HEADER, base=manifest_name(1)))),
 }
 
 

@@ -1,4 +1,4 @@
-"""The output folder: publishing twice changes nothing, claims keep jobs apart, each step of the finish can be redone."""
+"""The output folder: publishing twice changes nothing, claims keep jobs apart, the finish can begin again anywhere."""
 
 import hashlib
 import json
@@ -219,10 +219,10 @@ def test_the_sweep_spares_files_that_the_base_names(tmp_path: Path) -> None:
 
 def test_a_manifest_of_another_job_is_never_overwritten(tmp_path: Path) -> None:
     out = ready(tmp_path)
-    out.write_manifest(header(uid="ffffffffffffffff"), [], [])
+    output(tmp_path, JobUid("f" * 16)).write_manifest(header(uid="f" * 16), [], [])
     with pytest.raises(SinkError, match="another job"):
         out.write_manifest(header(), [], [])
-    assert read_header(tmp_path / "_headrace/manifest-000001.jsonl").uid == "ffffffffffffffff"
+    assert read_header(tmp_path / "_headrace/manifest-000001.jsonl").uid == "f" * 16
 
 
 def test_an_abandoned_job_leaves_nothing_but_what_others_put_there(tmp_path: Path) -> None:

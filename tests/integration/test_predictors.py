@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +23,10 @@ import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
 
+from headrace.local import frames
 from headrace.local.columns import BINARY, DTYPES, IPC, TENSOR, UTF8, Column
-from headrace.local.messages import ARROW_INPUT, Specs, StageError, TensorSpec
+from headrace.local.frames import encode
+from headrace.local.messages import ARROW_INPUT, Control, Predictor, Specs, StageError, TensorSpec
 from headrace.program import Cast, Ref, StageInput, StageProgram
 from sidecar.arena import Arena
 from sidecar.predictors import LAUNCHER, Ended, Host
@@ -122,6 +125,8 @@ class Desk:
 async def serving(stage: StageProgram, folder: Path) -> AsyncIterator[Desk]:
     """A host for the stage, and a predictor 0 that is being loaded."""
     desk = Desk()
+    surprises: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: surprises.append(context))
     desk.host = await Host.start(stage, desk.arena, folder, desk, {"HEADRACE_JOB": "nightly", "HEADRACE_WORKER": "w0"})
     try:
         assert desk.host.add_predictor() == 0
@@ -129,6 +134,8 @@ async def serving(stage: StageProgram, folder: Path) -> AsyncIterator[Desk]:
     finally:
         await desk.host.close()
         desk.arena.close()
+    await asyncio.sleep(0)  # what was scheduled before the end finds nothing to do
+    assert surprises == []
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -280,7 +287,7 @@ async def test_a_result_that_is_no_batch_says_what_it_is(folder: Path) -> None:
         RESULTS = [
             {"y": np.zeros(3)}, {"y": np.float32(1)}, [1, 2], None, {"y": np.zeros(4, complex)},
             {"y": [[1], [2, 3], [], []]}, {"y": [{}, {}, {}, {}]}, {"y": "abcd"},
-            {"y": np.array([["a"]] * 4)}, {1: np.zeros(4)},
+            {"y": np.array([["a"]] * 4)}, {1: np.zeros(4)}, {"\\ud800": np.zeros(4)}, {"y": np.zeros((4,) + (1,) * 32)},
         ]
         class Model:
             def __call__(self, batch):
@@ -289,7 +296,7 @@ async def test_a_result_that_is_no_batch_says_what_it_is(folder: Path) -> None:
     found = []
     async with serving(python_stage(folder, code), folder) as desk:
         await desk.next("ready")
-        for number in range(10):
+        for number in range(12):
             desk.send(0, number, x=np.full((4, 1), number))
             batch, error = await desk.next("failed")
             assert batch == number
@@ -305,6 +312,8 @@ async def test_a_result_that_is_no_batch_says_what_it_is(folder: Path) -> None:
         "BadOutput: output y is a str, not an array",
         "BadOutput: output y: strings and objects must be of rank ",
         "BadOutput: an output's name is 1, not a string",
+        "BadOutput: an output's name is no Unicode of at most 1000",
+        "BadOutput: output y is of rank 33, more than 32",
     ]
 
 
@@ -492,6 +501,7 @@ LOADS = {
         "OSError",
         "in go",
     ),
+    "exit": ("import sys\nsys.exit('not today')\n", "SystemExit", "not today"),
     "class": ("class Modle: pass\n", "BadStage", "model has no Model; it has Modle"),
 }
 
@@ -612,7 +622,7 @@ async def main():
         desk.send(0, 1, x=X)
         while not (folder / "pid").exists():
             await asyncio.sleep(0.01)
-        print(desk.host._host.pid, (folder / "pid").read_text(), flush=True)
+        print(desk.host.pid, (folder / "pid").read_text(), flush=True)
         time.sleep(600)
 
 asyncio.run(main())
@@ -638,10 +648,9 @@ async def test_a_killed_host_takes_its_predictors_along_and_is_reported(folder: 
     async with serving(python_stage(folder, DOUBLE), folder) as desk:
         await desk.next("ready")
         assert desk.host is not None
-        assert desk.host._host is not None
-        predictors = psutil.Process(desk.host._host.pid).children()
+        predictors = psutil.Process(desk.host.pid).children()
         assert len(predictors) == 1
-        os.kill(desk.host._host.pid, signal.SIGKILL)
+        os.kill(desk.host.pid, signal.SIGKILL)
         told = {(await asyncio.wait_for(desk.told.get(), WAIT_S))[0] for _ in range(2)}
         assert told == {"host ended", "ended"}
         assert still_running(predictors, 2.0) == []
@@ -654,7 +663,6 @@ async def test_modules_of_the_user_with_our_names_are_theirs(folder: Path) -> No
     code = """
         import frames, headrace_x, host, launcher, local, proto, session, stage, sys
         import predictor
-        assert predictor.Model.__module__ == "predictor" if hasattr(predictor, "Model") else True
         class Model:
             def __call__(self, batch):
                 names = [m.WHOSE for m in (frames, headrace_x, host, launcher, local, proto, session, stage)]
@@ -690,9 +698,9 @@ async def test_a_socket_path_beyond_the_kernels_limit_works(folder: Path) -> Non
         assert (deep / "embed.sock").stat().st_mode & 0o777 == 0o600
 
 
-def probe(stage: StageProgram) -> dict[str, Any]:
+def probe(stage: StageProgram, launcher: str = LAUNCHER) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, LAUNCHER, "probe", json.dumps(asdict(stage))], capture_output=True, text=True, check=True
+        [sys.executable, launcher, "probe", json.dumps(asdict(stage))], capture_output=True, text=True, check=True
     )
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -726,3 +734,66 @@ def test_a_probe_of_what_cannot_be_loaded_answers_with_the_error(tmp_path: Path)
     assert (error["class"], error["message"], error["where"]) == ("OSError", "no weights", "load")
     assert "in go" in error["traceback"]
     assert "loaders" not in error["traceback"]
+
+
+@in_loop
+async def test_a_predictor_that_breaks_the_protocol_is_ended(folder: Path) -> None:
+    code = """
+        import os
+        class Model:
+            def __call__(self, batch):
+                for fd in os.listdir("/proc/self/fd"):
+                    link = f"/proc/self/fd/{fd}"
+                    if os.path.islink(link) and os.readlink(link).startswith("socket:"):
+                        os.write(int(fd), b"GET / HTTP/1.1")
+                return {"y": batch["x"]}
+    """
+    async with serving(python_stage(folder, code), folder) as desk:
+        await desk.next("ready")
+        desk.send(0, 1, x=X)
+        _, ended = await desk.next("ended")
+        assert ended.reason == "it broke the protocol: version 47, this side speaks 1"
+        assert (ended.executing, ended.asked) == ((1,), False)
+
+
+@in_loop
+async def test_closing_in_the_middle_of_anything_leaves_nothing(folder: Path) -> None:
+    async with serving(python_stage(folder, DOUBLE), folder) as desk:
+        await desk.next("ready")
+        assert desk.host is not None
+        desk.host.add_predictor()  # not yet connected
+        desk.send(0, 1, x=X)
+        desk.host.end_predictor(0)
+        processes = [psutil.Process(desk.host.pid), *psutil.Process(desk.host.pid).children()]
+    assert still_running(processes, 0.0) == []
+
+
+@in_loop
+async def test_a_stranger_at_the_hosts_socket_changes_nothing(folder: Path) -> None:
+    async with serving(python_stage(folder, DOUBLE), folder) as desk:
+        await desk.next("ready")
+        for first in (b"GET / HTTP/1.1\r\n", b"\x00", encode(Control("embed")), encode(Predictor(0))):
+            reader, writer = await asyncio.open_unix_connection(str(folder / "embed.sock"))
+            writer.write(first)
+            assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+            writer.close()
+        np.testing.assert_array_equal((await desk.predict(0, 1, x=X))["y"], X * 2)
+
+
+@in_loop
+async def test_the_host_forks_from_one_thread_also_with_onnx_runtime_imported(folder: Path) -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["y"])]
+    stage = onnx_stage(folder, nodes, [value("x", ["n", 3])], [value("y", ["n", 3])])
+    async with serving(stage, folder) as desk:
+        await desk.next("ready")
+        assert desk.host is not None
+        host = psutil.Process(desk.host.pid)
+        assert [each.num_threads() for each in (host, *host.children())] == [1, 1]
+
+
+def test_copied_into_an_image_under_one_private_folder_it_runs(tmp_path: Path) -> None:
+    package = Path(LAUNCHER).parent
+    shutil.copytree(package, tmp_path / "runtime" / "predictor")
+    shutil.copytree(Path(frames.__file__).parent, tmp_path / "runtime" / "local")
+    launcher = str(tmp_path / "runtime" / "predictor" / "launcher.py")
+    assert probe(python_stage(tmp_path, DOUBLE), launcher) == {"inputs": {}, "outputs": None}

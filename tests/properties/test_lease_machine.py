@@ -138,7 +138,9 @@ class LeaseMachine(RuleBasedStateMachine):
         wanted = [key for key, g in self.model.grants.items() if (g.is_live if live else g.has_won)]
         if wanted and data.draw(st.integers(0, 5)):
             key = data.draw(st.sampled_from(sorted(wanted)))
-            return *key, self.model.grants[key].worker, self.model.grants[key].incarnation
+            holder = self.model.grants[key]
+            is_impostor = not data.draw(st.integers(0, 7))
+            return *key, holder.worker, Incarnation("another") if is_impostor else holder.incarnation
         worker = data.draw(st.sampled_from(WORKERS))
         incarnation = Incarnation(f"{worker}-{data.draw(st.integers(0, self.incarnations[worker]))}")
         known = sorted(self.model.grants)
