@@ -81,8 +81,11 @@ def plot(results: dict, path: Path) -> None:
 
 
 def write(results: dict, folder: Path) -> None:
-    """Puts the figures into README.md, results.json and results.png under `folder`."""
-    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    """Puts the figures into README.md, results.json and results.png under `folder`; workloads not run stay in them."""
+    kept = folder / "results.json"
+    if kept.exists():
+        results = results | {"workloads": json.loads(kept.read_text())["workloads"] | results["workloads"]}
+    kept.write_text(json.dumps(results, indent=1) + "\n")
     plot(results, folder / "results.png")
     readme = folder / "README.md"
     figures = f"{BEGIN}\n\n{table(results)}\n\n![rates](results.png)\n\n{END}"

@@ -48,7 +48,9 @@ def main() -> None:
         print(f"{name}: {workload.rows:,} rows", flush=True)
         workloads.prepare(workload)
         keys = [key for key in given.systems.split(",") if name in SYSTEMS[key].workloads]
-        results["workloads"][name] = measured(workload, keys, rounds, with_memory=not given.no_memory)
+        results["workloads"][name] = measured(
+            workload, keys, rounds, with_fixed=not given.quick, with_memory=not given.no_memory
+        )
 
     WORK.mkdir(exist_ok=True)
     latest = WORK / "results.json"
@@ -59,7 +61,7 @@ def main() -> None:
         print(f"written: {HERE / 'README.md'}, results.json, results.png")
 
 
-def measured(workload: Workload, keys: list[str], rounds: int, *, with_memory: bool) -> dict:
+def measured(workload: Workload, keys: list[str], rounds: int, *, with_fixed: bool, with_memory: bool) -> dict:
     """All rounds of one workload, as report.py reads them. A system that fails is out of the workload, and said so."""
     tiny = workloads.TINY[workload.name]
     workloads.prepare(tiny)
@@ -73,7 +75,7 @@ def measured(workload: Workload, keys: list[str], rounds: int, *, with_memory: b
             if key in failed or not (made := _run(key, workload, failed, memory=False)):
                 continue
             runs[key].append(made)
-            if SYSTEMS[key].gives_rows and (short := _run(key, tiny, failed, memory=False)):
+            if with_fixed and SYSTEMS[key].gives_rows and (short := _run(key, tiny, failed, memory=False)):
                 fixed[key].append(short.wall_s)
             print(f"  round {number + 1}  {key:9}{workload.rows / made.work_s:12,.0f} rows/s", flush=True)
     for key in keys if with_memory else ():

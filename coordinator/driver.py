@@ -556,7 +556,8 @@ class Driver:
         if OUTPUT_COMMITTED in run.ledger.steps:
             return
         try:
-            await asyncio.to_thread(run.output.claim)
+            is_new = run.state is JobState.PLANNED
+            await asyncio.to_thread(run.output.claim if is_new else run.output.check_claim)
             if "staging" not in run.ledger.steps:
                 await asyncio.to_thread(run.output.prepare)
         except (BadJob, SinkError) as error:

@@ -114,7 +114,7 @@ class JobDesk:
                     f"The job {run.name!r} gave up {run.table.counts.quarantined} shards ({run.message}). "
                     "Start it anew with --again, or let it end without them with errors.onQuarantine: degrade."
                 )
-            await asyncio.to_thread(run.output.claim)
+            await asyncio.to_thread(run.output.check_claim)
             if "staging" not in run.ledger.steps:
                 await asyncio.to_thread(run.output.prepare)
             # Publishes that failed are tried again.

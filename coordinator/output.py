@@ -85,6 +85,19 @@ class LocalOutput:
             fsync_folder(self.folder)
             fsync_folder(self.folder.parent)
 
+    def check_claim(self) -> None:
+        """Checks that this job's claim is still there.
+
+        Raises:
+            SinkError: it is gone, and nobody knows what became of the files beside it.
+        """
+        with _sink_errors(self.folder, "looked at"):
+            if _read_claim(self.hidden / CLAIM).get("uid") != self._uid:
+                raise SinkError(
+                    f"The output {self.folder} was removed or changed while the job wasn't complete: its claim is gone. "
+                    "Start the job anew with --again."
+                )
+
     def prepare(self) -> None:
         """Creates the folders that workers write to and publish into; workers never do."""
         with _sink_errors(self.folder, "prepared"):

@@ -5,12 +5,13 @@
     every named file has its size, its digest and, where a footer knows, its rows
     nothing else that looks like a result lies in the output
 
-Memory does not grow with rows; for a manifest of n shards it is about 50 bytes each. Blocking.
+Memory does not grow with rows; it is some 200 bytes for each output file, whose name is remembered. Blocking.
 
 Not here: what a manifest is made of (`coordinator.manifest`).
 """
 
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ def verify(output: Path) -> Report:
 
 
 def _check_manifest(output: Path, path: Path, report: Report, named: set[str]) -> None:
-    ranges: list[int] = []
+    ranges = array("q")
     inputs: list[InputFile] = []
     header: Header | None = None
     with ThreadPoolExecutor(READERS) as pool:
@@ -135,11 +136,11 @@ def _check_manifest(output: Path, path: Path, report: Report, named: set[str]) -
                 case InputFile():
                     inputs.append(item)
                 case ShardEntry():
-                    ranges += (item.begin, item.end)
+                    ranges.extend((item.begin, item.end))
                     _check_equation(item, report)
                     files_of(item)
                 case QuarantinedEntry():
-                    ranges += (item.begin, item.end)
+                    ranges.extend((item.begin, item.end))
                     report.add(
                         "Quarantined", f"shard {item.shard}, units [{item.begin}, {item.end}), is missing: {item.error}"
                     )
@@ -184,7 +185,7 @@ def _check_inputs(header: Header, inputs: Sequence[InputFile], report: Report) -
         )
 
 
-def _check_tiling(header: Header, inputs: Sequence[InputFile], ranges: Sequence[int], report: Report) -> None:
+def _check_tiling(header: Header, inputs: Sequence[InputFile], ranges: "array[int]", report: Report) -> None:
     pairs = np.array(ranges, dtype=np.int64).reshape(-1, 2)
     pairs = pairs[pairs[:, 0] < pairs[:, 1]]
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
@@ -244,7 +245,7 @@ def _rows_by_footer(path: Path) -> int | None:
 
         with pa.memory_map(str(path)) as source:
             reader = pa.ipc.open_file(source)
-            return sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
+            return sum(int(reader.get_batch(i).num_rows) for i in range(reader.num_record_batches))
     return None
 
 

@@ -8,7 +8,7 @@ Not here: what may follow what (`headrace.local.session`), who starts and ends t
 import socket
 from collections import deque
 from time import perf_counter
-from typing import Any, Callable, Deque, Mapping
+from typing import Any, Callable, Deque, Mapping, Optional
 
 from .inputs import InputReader
 from .loaders import Model, load
@@ -60,7 +60,9 @@ class Serving:
             while True:
                 batch = self._next()
                 assert isinstance(batch, messages.Batch)
-                self._send(batches.answer(batch, self._wait_space))
+                answer = batches.answer(batch, self._wait_space)
+                if answer is not None:
+                    self._send(answer)
         except Closed:
             return 0
 
@@ -128,8 +130,11 @@ class _Batches:
 
     def answer(
         self, batch: messages.Batch, wait_space: Callable[[messages.NeedSpace], messages.Space]
-    ) -> messages.Message:
-        """Runs a batch: its Result, or its Error if the stage raised or returned what can't be used."""
+    ) -> Optional[messages.Message]:
+        """Runs a batch: its Result, or its Error if the stage raised or returned what can't be used.
+
+        None: the result needed more space than there is and is forgotten.
+        """
         region = Region(self._arena, batch.out_offset, batch.out_nbytes)
         try:
             inputs = self._read(batch)
@@ -142,5 +147,7 @@ class _Batches:
         needed = nbytes_needed(outputs)
         if needed > batch.out_nbytes:
             space = wait_space(messages.NeedSpace(batch.batch, needed))
+            if space.nbytes == 0:
+                return None
             region = Region(self._arena, space.offset, space.nbytes)
         return messages.Result(batch.batch, busy_s, {n: region.write(n, output) for n, output in outputs.items()})

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -59,6 +59,7 @@ async def _run(config: Config, token: str | None) -> ExitCode:
     loop = asyncio.get_running_loop()
     if config.lifeline_fd is not None:
         loop.add_reader(config.lifeline_fd, _die_with_parent, config.lifeline_fd)
+    loop.set_exception_handler(_die_of_error)
     stop = _Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.asked)
@@ -113,6 +114,12 @@ def _import_early() -> None:
 def _die_with_parent(lifeline: int) -> None:
     if not os.read(lifeline, 1):
         os._exit(ExitCode.TERMINATED)
+
+
+def _die_of_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An exception in a callback is a defect: going on would mean guessing what state this process is in."""
+    loop.default_exception_handler(context)
+    os._exit(ExitCode.FAILED)
 
 
 class _Stop:

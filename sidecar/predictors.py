@@ -241,7 +241,10 @@ class Host:
             to.link.send(data)
 
     def give_space(self, predictor: int, batch: int, offset: int, nbytes: int) -> None:
-        """Answers `space_needed`: the whole result goes here; the first region stays granted until the answer."""
+        """Answers `space_needed`: the whole result goes here; with no bytes it is forgotten and never answered.
+
+        The first region stays granted until the answer.
+        """
         to = self._predictors.get(predictor)
         if to is not None and to.link is not None:
             to.link.send(to.session.send(Space(batch, offset, nbytes)))

@@ -33,7 +33,7 @@ class Scorer:
 def main() -> None:
     task = task_from_argv()
     daft.set_runner_native()
-    # By measurement: W1 and W2 in processes, since their instances would wait for one another's GIL.
+    # In processes: in threads the two instances would wait for each other's GIL. DAFT_PROCESS=0 shows the other way.
     Scorer.score = daft.method.batch(return_dtype=DataType.float32(), batch_size=BATCH_ROWS[task.workload])(
         Scorer.score
     )

@@ -70,14 +70,14 @@ def plain_type(kind: "pa.DataType") -> "pa.DataType":
         elif pa.types.is_dictionary(plain) or pa.types.is_run_end_encoded(plain):
             plain = plain.value_type
         else:
-            return plain  # type: ignore[no-any-return]
+            return plain
 
 
 def is_bytes(kind: "pa.DataType") -> bool:
     """Whether a plain type holds bytes, of fixed size or not."""
     import pyarrow as pa
 
-    return (
+    return bool(
         pa.types.is_binary(kind)
         or pa.types.is_large_binary(kind)
         or pa.types.is_fixed_size_binary(kind)
@@ -102,7 +102,7 @@ def shown(spec: TensorSpec) -> str:
 def _is_list(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
-    return (
+    return bool(
         pa.types.is_list(kind)
         or pa.types.is_large_list(kind)
         or pa.types.is_fixed_size_list(kind)

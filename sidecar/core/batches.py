@@ -41,7 +41,7 @@ class StageWiring:
 class Slot:
     """Where a stage's output of one piece will go: a part of a region.
 
-    `regions` are held for it: a result that outgrew its slot may lie in the first and the one given later.
+    `regions` are held for it: the one that holds it and before that, until the result is there, one that it outgrew.
     """
 
     regions: list[Region]

@@ -43,6 +43,8 @@ DEATHS_MAX = 2
 """Predictors that may die executing a piece before the piece is blamed and halved."""
 FIRST_GUESS_ROW_BYTES = 64
 """Of a stage's output, before anything is known of it."""
+FORGET_SHARE = 0.1
+"""Of the difference to a smaller result: after twenty batches a giant one hardly counts."""
 SLOT_SLACK_BYTES = 1024
 """For aligning the columns of an output."""
 
@@ -123,9 +125,8 @@ class Pipeline:
     # ------------------------------------------------------------------ admission
 
     def expect_output(self, stage: str, row_bytes: float) -> None:
-        """What a row of `stage`'s output takes, as its specs or its results say; only ever raised."""
-        shape = self._stages[stage]
-        shape.row_bytes = max(shape.row_bytes, row_bytes)
+        """What a row of `stage`'s output takes, as its specs say."""
+        self._stages[stage].row_bytes = row_bytes
 
     def admit(
         self, shard: ShardKey, rows: int, source_bytes: int, age: int | None = None
@@ -136,19 +137,27 @@ class Pipeline:
         sizes = {name: self._slot_bytes(stage, rows) for name, stage in self._stages.items()}
         if self._live and not self._space.fits_softly(aligned(source_bytes) + sum(sizes.values())):
             return None
-        taken: dict[str, Region] = {}
-        for name, nbytes in ((SOURCE, source_bytes), *sizes.items()):
-            region = self._space.take(nbytes)
-            if region is None:
-                for other in taken.values():
-                    self._space.drop(other)
-                return None if self._live else TooLarge()
-            taken[name] = region
+        taken = self._take_all({SOURCE: source_bytes} | sizes)
+        if taken is None and rows == 1 and not self._live:
+            # What its outputs take is a guess by other rows: only trying tells.
+            taken = self._take_all({SOURCE: source_bytes} | dict.fromkeys(sizes, SLOT_SLACK_BYTES))
+        if taken is None:
+            return None if self._live else TooLarge()
         batch = Batch(self._next_batch, self._next_batch if age is None else age, shard, rows)
         self._next_batch += 1
         self._live += 1
         source = taken.pop(SOURCE)
         return Admission(batch, source, {name: Slot([r], r.offset, r.nbytes) for name, r in taken.items()})
+
+    def _take_all(self, sizes: Mapping[str, int]) -> dict[str, Region] | None:
+        taken: dict[str, Region] = {}
+        for name, nbytes in sizes.items():
+            region = self._space.take(nbytes)
+            if region is None:
+                self._drop(list(taken.values()))
+                return None
+            taken[name] = region
+        return taken
 
     def withdraw(self, admission: Admission) -> None:
         """The admitted batch won't come."""
@@ -213,11 +222,13 @@ class Pipeline:
             done.batch.blamed.setdefault(done.begin + row, blame)
         slot = done.slots.pop(stage)
         done.columns[stage] = columns
-        done.regions[stage] = slot.regions
+        *outgrown, region = slot.regions
+        self._drop(outgrown)
+        done.regions[stage] = [region]
         flight.undone.discard(stage)
         done.deaths = 0
         if done.rows:
-            self.expect_output(stage, sum(map(_column_bytes, columns.values())) / done.rows)
+            self._learn(self._stages[stage], sum(map(_column_bytes, columns.values())) / done.rows)
         for producer in self._stages[stage].wiring.producers:
             done.readers[producer] -= 1
             if done.readers[producer] == 0:
@@ -236,7 +247,7 @@ class Pipeline:
         """A result takes `nbytes`, more than its slot; the predictor keeps it until it is answered."""
         self._stages[stage].predictors[predictor].blocked = True
         rows = self._flights[piece].piece.rows
-        self.expect_output(stage, nbytes / max(rows, 1))
+        self._learn(self._stages[stage], nbytes / max(rows, 1))
         self._starving.append(_Want(piece, stage, predictor, nbytes))
         return self._move()
 
@@ -271,6 +282,10 @@ class Pipeline:
     def _piece_number(self) -> int:
         self._next_piece += 1
         return self._next_piece
+
+    def _learn(self, stage: _Stage, row_bytes: float) -> None:
+        """Expects the largest results of late: up at once, down slowly, so that one giant row is forgotten again."""
+        stage.row_bytes = max(row_bytes, stage.row_bytes + FORGET_SHARE * (row_bytes - stage.row_bytes))
 
     def _slot_bytes(self, stage: _Stage, rows: int) -> int:
         return aligned(int(stage.row_bytes * rows) + SLOT_SLACK_BYTES)

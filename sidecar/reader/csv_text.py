@@ -67,18 +67,17 @@ class CsvFormat:
         """As `piece.SmallFiles` says; not for files with quotes or lone carriage returns, nor of several headers."""
         whole = []
         header: bytes | None = None
-        for part, text in files:
-            text = text.removeprefix(BOM)
-            offset = part.size - len(text)
-            if b'"' in text or text.count(b"\r") != text.count(b"\r\n"):
+        for part, data in files:
+            body = data.removeprefix(BOM)
+            if b'"' in body or body.count(b"\r") != body.count(b"\r\n"):
                 return None
-            if self._options.header and text:
-                first, _, text = text.partition(b"\n")
-                offset = part.size - len(text)
-                if header is not None and first.rstrip(b"\r") != header:
+            if self._options.header and body:
+                first, _, body = body.partition(b"\n")
+                first = first.rstrip(b"\r")
+                if not first or first != (header or first):
                     return None
-                header = first.rstrip(b"\r")
-            whole.append((part, Records(offset, text, line_ends(text), part.end)))
+                header = first
+            whole.append((part, Records(len(data) - len(body), body, line_ends(body), part.end)))
         names = tuple(self._file_types) if header is None else header_names(header, self._options.delimiter)
         if any(name not in names for name in self._types):
             return None

@@ -77,34 +77,39 @@ class Source:
 
     def _blocks(self, slices: Sequence[Slice], cursor: Cursor) -> Iterator[Block]:
         assert self._format is not None
-        i = 0
+        i = tried = 0
         while i < len(slices) and slices[i].origin + slices[i].begin < cursor.end:
-            small = self._small(slices, i, cursor)
-            if small:
+            if i >= tried:
+                small, tried = self._small(slices, i, cursor)
                 for part, piece in small:
                     yield from self._file(part, [piece])
                 i += len(small)
-                continue
+                if small:
+                    continue
             part = slices[i]
             self._files.prefetch(slices[i : i + FILES_AHEAD])
             yield from self._file(part, self._pieces(part, Window(part, cursor), self._format))
             i += 1
 
-    def _small(self, slices: Sequence[Slice], first: int, cursor: Cursor) -> list[tuple[Slice, Piece]]:
-        """The pieces of the small text files from slice `first` on, read at once; none if there are fewer than two."""
+    def _small(self, slices: Sequence[Slice], first: int, cursor: Cursor) -> tuple[list[tuple[Slice, Piece]], int]:
+        """The pieces of the small text files from slice `first` on, read at once, and where to try that next.
+
+        No pieces if there are fewer than two such files, or they can't be parsed together.
+        """
         if self._together is None:
-            return []
+            return [], len(slices)
         stop, nbytes = first, 0
         while stop < min(len(slices), first + SMALL_FILES) and _is_small(slices[stop], self._program):
             nbytes += slices[stop].size
             if nbytes > SMALL_BYTES:
                 break
             stop += 1
-        if stop - first < 2 or cursor.claim(slices[stop - 1].origin + slices[stop - 1].end) < slices[stop - 1].origin:
-            return []
+        if stop - first < 2:
+            return [], first + 1
+        end = cursor.claim(slices[stop - 1].origin + slices[stop - 1].end)
         files = []
         for part in slices[first:stop]:
-            if part.origin + part.end > cursor.end:
+            if part.origin + part.end > end:
                 break
             check_unchanged(part)
             try:
@@ -113,7 +118,9 @@ class Source:
             except OSError:  # the slow way says what is wrong, or lists it
                 break
         pieces = self._together.together(files) if files else None
-        return list(zip((part for part, _ in files), pieces, strict=True)) if pieces else []
+        if not pieces:
+            return [], stop
+        return list(zip((part for part, _ in files), pieces, strict=True)), first + len(files)
 
     def _file(self, part: Slice, pieces: Iterable[Piece]) -> Iterator[Block]:
         partitions = self._partition_values(part.path)
@@ -256,10 +263,8 @@ def _format(
 
 
 def _is_small(part: Slice, program: SourceProgram) -> bool:
-    is_whole = part.begin == 0 and part.end == part.size
-    return (
-        is_whole and part.size <= SMALL_FILE_BYTES and codec_of(part.path) is None and part.path != program.limit_path
-    )
+    is_whole = part.begin == 0 and part.end == part.size and part.path != program.limit_path
+    return is_whole and part.size <= SMALL_FILE_BYTES and codec_of(part.path) is None
 
 
 def _empty(schema: pa.Schema) -> pa.RecordBatch:

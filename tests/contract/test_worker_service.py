@@ -312,6 +312,21 @@ def test_a_restart_from_a_checkpoint_knows_the_same(tmp_path: Path) -> None:
     run(test)
 
 
+def test_an_output_that_was_removed_meanwhile_stops_the_job(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+        shutil.rmtree(tmp_path / "out")
+        async with coordinator(tmp_path / "state") as c:
+            failed = condition(await c.jobs.get(v1.JobRequest("numbers")), "Failed")
+            assert failed.reason == "SinkFailed"
+            assert "--again" in failed.message
+            assert not (tmp_path / "out").exists()
+            assert (await submit(c, tmp_path, again=True)).phase == "Running"
+
+    run(test)
+
+
 def test_a_ledger_that_lost_its_tail_stops_the_job(tmp_path: Path) -> None:
     async def test() -> None:
         async with coordinator(tmp_path / "state") as c:

@@ -212,6 +212,27 @@ def test_compressed_and_plain_files_side_by_side(files: list[list[int]], cuts: l
     assert [row.get("a") for _, _, row in whole] == [value for values in files for value in values]
 
 
+SMALL_CSV = st.lists(st.sampled_from(["1,x", "2", '3,"q"', "", "y,z", "4,w\r", "5,a\rb"]), max_size=4)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(SMALL_CSV, st.sampled_from(["a,b\n", "b,a\n", "a,b\r\n"]), st.booleans()), max_size=6), CUTS)
+def test_small_files_read_at_once_give_what_each_gives_alone(
+    files: list[tuple[list[str], str, bool]], cuts: list[float]
+) -> None:
+    options = Csv(types={"a": "string", "b": "string"})
+    with folder() as path:
+        (path / "0.csv").write_text("a,b\n0,0\n")
+        for i, (lines, header, ends_open) in enumerate(files):
+            (path / f"{i + 1}.csv").write_text(header + "\n".join(lines) + "\n" * (not ends_open), newline="")
+        for options.line_breaks_in_fields in (False, True):
+            whole = check(Spec("csv", [str(path)], csv=options), cuts)
+            alone = [
+                row for i in range(len(files) + 1) for row in check(Spec("csv", [f"{path}/{i}.csv"], csv=options), [])
+            ]
+            assert whole == alone
+
+
 @pytest.mark.parametrize("count", [0, 1, 2, 500])
 def test_splits_in_the_midst_of_reading_lose_nothing(tmp_path: Path, count: int) -> None:
     (tmp_path / "x.jsonl").write_text("".join(f'{{"a": {i}}}\n' for i in range(count)))

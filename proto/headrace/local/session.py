@@ -7,7 +7,8 @@ programmer's error (AssertionError) where it would be sent::
                                                                \\------Failed---------------------> CLOSED
 
 In READY: the sidecar sends at most CREDITS batches beyond those answered; each is answered once, by Result or Error;
-before it, NeedSpace may ask for a larger region, once, and Space answers that.
+before it, NeedSpace may ask for a larger region, once, and Space answers that; a Space of no bytes means that the
+result is to be forgotten.
 
 Not here: bytes (`frames`), sockets and deadlines (`sidecar.predictors`, `predictor.serving`).
 """
@@ -79,6 +80,10 @@ class SidecarSession:
             self._granted[message.batch] = _Granted(message.rows, message.out_offset, message.out_nbytes)
         elif isinstance(message, Space):
             granted = self._granted[message.batch]
+            if message.nbytes == 0:
+                assert granted.asked, "only a result that waits can be forgotten"
+                del self._granted[message.batch]
+                return encode(message)
             assert 0 < granted.asked <= message.nbytes, f"{message.nbytes} bytes given, {granted.asked} asked for"
             assert message.offset + message.nbytes <= self._arena_nbytes, "a region beyond the arena"
             granted.begin, granted.end, granted.asked = message.offset, message.offset + message.nbytes, 0
@@ -186,6 +191,9 @@ class PredictorSession:
         elif isinstance(message, Space):
             self._expect(message, READY)
             asked = self._batches.get(message.batch, 0)
+            if asked and message.nbytes == 0:
+                del self._batches[message.batch]
+                return
             if not 0 < asked <= message.nbytes or message.offset + message.nbytes > self._arena_nbytes:
                 raise ProtocolError(f"{message} has no place here")
             self._batches[message.batch] = 0
