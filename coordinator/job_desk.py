@@ -3,7 +3,7 @@
 A submission is idempotent on the job's name and the digest of what decides its output: the same one continues the job
 or answers that it is complete; another is refused until the user says `again`, which starts anew under a new uid.
 
-Not here: leases and commits (`coordinator.driver`), planning itself (`coordinator.submission`).
+Not here: leases and commits (`coordinator.worker_desk`), planning itself (`coordinator.submission`).
 """
 
 import asyncio
@@ -196,12 +196,12 @@ class JobDesk:
         """A page of shards with ids above `after`."""
         return self._find(name).table.shards(state=state, after=after, limit=limit)
 
-    def workers(self, name: str) -> list[tuple[Seat, int]]:
-        """Workers and how many leases each holds; of all jobs without a name."""
+    def workers(self, name: str) -> list[tuple[Seat, int, float]]:
+        """Workers, how many leases each holds, and seconds since it was seen; of all jobs without a name."""
         driver = self._driver
         runs = [self._find(name)] if name else list(driver.runs.values())
         return [
-            (seat, len(run.table.held_by(seat.name)))
+            (seat, len(run.table.held_by(seat.name)), max(0.0, driver.now() - seat.seen_at))
             for run in runs
             for seat in driver.seats.values()
             if seat.job_uid == run.uid

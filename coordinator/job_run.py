@@ -220,7 +220,16 @@ class JobRun:
 def plan_summary(program: Program, *, shards: int, files: int, rows: int | None, bytes_total: int, unit: str) -> str:
     """JSON that `headrace run` prints as the plan."""
     stages = [
-        {"name": stage.name, "kind": stage.kind, "target": stage.target, "batch_rows": stage.batch_rows}
+        {
+            "name": stage.name,
+            "kind": stage.kind,
+            "target": stage.target,
+            "batch_rows": stage.batch_rows,
+            "predictors_min": stage.predictors_min,
+            "predictors_max": min(
+                (limit for limit in (stage.predictors_max, program.predictors_max) if limit is not None), default=None
+            ),
+        }
         for stage in program.stages
     ]
     return json.dumps(

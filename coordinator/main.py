@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import structlog
+from grpclib.server import Server
 
 from coordinator import metrics
 from coordinator.config import Config, read_config
@@ -29,11 +30,15 @@ from coordinator.job_desk import JobDesk
 from coordinator.journal import Journal, JournalDamaged, JournalFailed, JournalLocked, JournalTooNew
 from coordinator.rpc import serve_loopback, serve_unix
 from coordinator.submission import warm_up
+from coordinator.worker_desk import WorkerDesk
 from headrace.channel import read_token
 from headrace.errors import ConfigError
 from headrace.words import ExitCode
 
 LEDGER = "ledger.sqlite"
+CLOSE_TIMEOUT_S = 1.0
+LIFELINE_GRACE_S = 2.0
+"""From the end of the lifeline to the end of this process, whatever it does: nobody may find it after five."""
 
 log = structlog.get_logger()
 
@@ -79,16 +84,16 @@ async def _run(config: Config) -> int:
 
 async def _serve(config: Config, driver: Driver, desk: JobDesk, stack: contextlib.AsyncExitStack) -> str:
     """Starts all servers; gives the addresses in words."""
+    workers = WorkerDesk(driver)
     places = []
     if config.socket is not None:
         check_private(config.socket.parent)
-        await stack.enter_async_context(_unix(driver, desk, config.socket))
+        await stack.enter_async_context(_unix(workers, desk, config.socket))
         places.append(f"unix:{config.socket}")
     if config.listen is not None:
         assert config.token_file is not None
-        server, port = await serve_loopback(driver, desk, *config.listen, read_token(config.token_file))
-        stack.push_async_callback(server.wait_closed)
-        stack.callback(server.close)
+        server, port = await serve_loopback(workers, desk, *config.listen, read_token(config.token_file))
+        stack.push_async_callback(_end, server)
         places.append(f"{config.listen[0]}:{port}")
     if config.http_port is not None:
         from importlib.metadata import version
@@ -108,8 +113,8 @@ async def _serve(config: Config, driver: Driver, desk: JobDesk, stack: contextli
 
 
 @contextlib.asynccontextmanager
-async def _unix(driver: Driver, desk: JobDesk, path: Path) -> AsyncIterator[None]:
-    server, sock = await serve_unix(driver, desk, path)
+async def _unix(workers: WorkerDesk, desk: JobDesk, path: Path) -> AsyncIterator[None]:
+    server, sock = await serve_unix(workers, desk, path)
     mine = os.stat(path).st_ino
     try:
         yield
@@ -117,9 +122,15 @@ async def _unix(driver: Driver, desk: JobDesk, path: Path) -> AsyncIterator[None
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == mine:  # not a successor's
                 path.unlink()
-        server.close()
-        await server.wait_closed()
+        await _end(server)
         sock.close()
+
+
+async def _end(server: Server) -> None:
+    server.close()
+    # From Python 3.12 on this waits for clients to hang up, and a worker stays connected for life.
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(server.wait_closed(), CLOSE_TIMEOUT_S)
 
 
 def make_private_folder(path: Path) -> None:
@@ -154,6 +165,10 @@ def _watch_lifeline(loop: asyncio.AbstractEventLoop, descriptor: int, stopping: 
             if not os.read(descriptor, 4096):
                 loop.remove_reader(descriptor)
                 stopping.set()
+                # A thread that plans can't be interrupted, and nobody waits for its plan any more.
+                hurry = threading.Timer(LIFELINE_GRACE_S, os._exit, (ExitCode.TERMINATED,))
+                hurry.daemon = True
+                hurry.start()
 
     loop.add_reader(descriptor, look)
 

@@ -94,7 +94,7 @@ class LocalOutput:
         with _sink_errors(self.folder, "looked at"):
             if _read_claim(self.hidden / CLAIM).get("uid") != self._uid:
                 raise SinkError(
-                    f"The output {self.folder} was removed or changed while the job wasn't complete: its claim is gone. "
+                    f"The output {self.folder} was removed or changed before the job was complete: its claim is gone. "
                     "Start the job anew with --again."
                 )
 

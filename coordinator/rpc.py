@@ -4,7 +4,8 @@ Errors are gRPC statuses: INVALID_ARGUMENT with the faults as JSON in the messag
 can't run, FAILED_PRECONDITION for one that isn't in the right state, NOT_FOUND, UNAUTHENTICATED, RESOURCE_EXHAUSTED
 for a message over the limit, UNAVAILABLE while the process ends.
 
-Not here: what is decided (`coordinator.driver`), how messages become values (`coordinator.wire`).
+Not here: what is decided (`coordinator.worker_desk`, `coordinator.job_desk`), how messages become
+values (`coordinator.wire`).
 """
 
 import asyncio
@@ -23,15 +24,16 @@ from grpclib.reflection.service import ServerReflection
 from grpclib.server import Server
 
 from coordinator import wire
-from coordinator.driver import Driver, NoSuchJob, WrongState
+from coordinator.driver import NoSuchJob, WrongState
 from coordinator.job_desk import JobDesk
 from coordinator.jobs import JobStatus
 from coordinator.submission import Submission
+from coordinator.worker_desk import WorkerDesk
 from headrace import v1
 from headrace.channel import listen_unix
 from headrace.errors import BadJob, HeadraceError, InputError, SinkError
 from headrace.limits import MESSAGE_BYTES_MAX
-from headrace.refusals import faults_to_text
+from headrace.refusals import TEXT_MAX, faults_to_text
 from headrace.words import ShardState
 
 PROTOCOL = 1
@@ -48,8 +50,8 @@ DESCRIPTORS = Path(v1.__file__).with_name("headrace.binpb")
 class WorkerService(v1.WorkerServiceBase):
     """What workers call."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
+    def __init__(self, desk: WorkerDesk) -> None:
+        self._desk = desk
 
     async def register(self, register_request: v1.RegisterRequest) -> v1.RegisterReply:
         """Answers when what it promises is durable."""
@@ -60,19 +62,18 @@ class WorkerService(v1.WorkerServiceBase):
             )
         if not register_request.worker or not register_request.incarnation:
             raise GRPCError(Status.INVALID_ARGUMENT, "A registration names its worker and incarnation.")
-        return wire.welcome(await _answered(self._driver.register(wire.introduction(register_request))))
+        return wire.welcome(await _answered(self._desk.register(wire.introduction(register_request))))
 
     async def exchange(self, exchange_request: v1.ExchangeRequest) -> v1.ExchangeReply:
         """Answers when what it promises, or denies, is durable."""
-        return wire.answer(await _answered(self._driver.exchange(wire.report(exchange_request))))
+        return wire.answer(await _answered(self._desk.exchange(wire.report(exchange_request))))
 
 
 class JobService(v1.JobServiceBase):
     """What users call."""
 
-    def __init__(self, desk: JobDesk, driver: Driver) -> None:
+    def __init__(self, desk: JobDesk) -> None:
         self._desk = desk
-        self._driver = driver
 
     async def submit(self, submit_request: v1.SubmitRequest) -> v1.Job:
         """Plans and starts a job, or answers the one of this name and digest."""
@@ -139,8 +140,7 @@ class JobService(v1.JobServiceBase):
     async def list_workers(self, job_request: v1.JobRequest) -> v1.WorkersReply:
         """Workers seen since this coordinator started, of one job or (no name) of all."""
         rows = _known(self._desk.workers, job_request.name)
-        now = self._driver.now()
-        return v1.WorkersReply(workers=[wire.worker(seat, leases, now) for seat, leases in rows])
+        return v1.WorkersReply(workers=[wire.worker(seat, leases, ago_s) for seat, leases, ago_s in rows])
 
     async def list_rejects(self, rejects_request: v1.RejectsRequest) -> v1.RejectsReply:
         """Rejects files of committed shards; `after` is the `next` of the page before."""
@@ -153,27 +153,27 @@ class JobService(v1.JobServiceBase):
         )
 
 
-def make_server(driver: Driver, desk: JobDesk, token: str | None) -> Server:
+def make_server(workers: WorkerDesk, jobs: JobDesk, token: str | None) -> Server:
     """A server of all services; every call is checked for its length and, if there is a `token`, for that."""
-    workers, jobs = WorkerService(driver), JobService(desk, driver)
+    services: list[Any] = [WorkerService(workers), JobService(jobs)]
     _register_descriptors()
-    server = Server([*ServerReflection.extend([workers, jobs]), Health()])
+    server = Server([*ServerReflection.extend(services), Health()])
     _guard(server, token)
     return server
 
 
-async def serve_unix(driver: Driver, desk: JobDesk, path: Path) -> tuple[Server, socket.socket]:
+async def serve_unix(workers: WorkerDesk, jobs: JobDesk, path: Path) -> tuple[Server, socket.socket]:
     """Serves on a Unix socket; the mode of its folder is the permission. Gives the server and its socket."""
-    server = make_server(driver, desk, token=None)
+    server = make_server(workers, jobs, token=None)
     sock = listen_unix(path)
     # create_server takes any listening stream socket; create_unix_server would unlink the path at the end.
     await server.start(sock=sock)
     return server, sock
 
 
-async def serve_loopback(driver: Driver, desk: JobDesk, host: str, port: int, token: str) -> tuple[Server, int]:
+async def serve_loopback(workers: WorkerDesk, jobs: JobDesk, host: str, port: int, token: str) -> tuple[Server, int]:
     """Serves on loopback with a token; gives the server and its port."""
-    server = make_server(driver, desk, token)
+    server = make_server(workers, jobs, token)
     sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     sock.setblocking(False)
     await server.start(sock=sock)
@@ -218,7 +218,7 @@ def _register_descriptors() -> None:
     """Puts our services into protobuf's pool: betterproto doesn't, and reflection describes only what is there."""
     pool = descriptor_pool.Default()
     for file in descriptor_pb2.FileDescriptorSet.FromString(DESCRIPTORS.read_bytes()).file:
-        pool.Add(file)
+        pool.AddSerializedFile(file.SerializeToString())
 
 
 async def _answered(answer: Awaitable[T]) -> T:
@@ -240,11 +240,11 @@ def _status(error: Exception) -> GRPCError:
         case BadJob():
             return GRPCError(Status.INVALID_ARGUMENT, faults_to_text(error))
         case NoSuchJob():
-            return GRPCError(Status.NOT_FOUND, str(error))
+            return GRPCError(Status.NOT_FOUND, str(error)[:TEXT_MAX])
         case WrongState() | SinkError() | InputError():
-            return GRPCError(Status.FAILED_PRECONDITION, str(error))
+            return GRPCError(Status.FAILED_PRECONDITION, str(error)[:TEXT_MAX])
         case _:
-            return GRPCError(Status.UNAVAILABLE, str(error))
+            return GRPCError(Status.UNAVAILABLE, str(error)[:TEXT_MAX])
 
 
 def _is_terminal(status: JobStatus) -> bool:

@@ -153,14 +153,14 @@ def shard(view: ShardView) -> v1.Shard:
     )
 
 
-def worker(seat: Seat, leases: int, now: float) -> v1.Worker:
+def worker(seat: Seat, leases: int, seen_ago_s: float) -> v1.Worker:
     """One worker of a listing as a message."""
     return v1.Worker(
         name=seat.name,
         incarnation=seat.incarnation,
         leases=leases,
         rows_per_second=seat.rows_per_second,
-        seen_ago_s=max(0.0, now - seat.seen_at),
+        seen_ago_s=seen_ago_s,
         state=worker_state(seat),
     )
 

@@ -5,11 +5,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.cores import machine_cores
 from headrace.errors import ConfigError
 
 SOFT_ARENA_BYTES = 64 << 20
 """In flight as a rule: a few batches per predictor, small enough to stay in warm pages."""
-PREDICTOR_PACKAGE = Path(__file__).resolve().parent.parent / "predictor"
+PREFAULT_BYTES = 16 << 20
+"""Made resident at the start. Regions come from low addresses, so narrow rows never need more; what wide rows touch
+beyond it stays warm after its first use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def read_config(argv: list[str] | None = None) -> Config:
 
 def cores() -> int:
     """CPUs this process may use: its affinity, bounded by the cgroup's quota (rounded up)."""
-    count = len(os.sched_getaffinity(0))
+    count = machine_cores()
     quota = _cgroup_value("cpu.max")
     if quota and quota[0] != "max":
         count = min(count, max(1, -(-int(quota[0]) // int(quota[1]))))

@@ -19,6 +19,7 @@ from typing import TypeVar
 import pyarrow as pa
 import structlog
 
+from headrace.cores import core_share, within
 from headrace.errors import BadJob, HeadraceError, InputError, SinkError
 from headrace.program import Program
 from headrace.publish import publish
@@ -43,7 +44,7 @@ from sidecar.feed import Feed
 from sidecar.flow import Flow
 from sidecar.reader import open_source, source_schema
 from sidecar.shard_run import RunState, ShardRun
-from sidecar.wiring import Wiring, batch_rows_max, predictor_counts, wire
+from sidecar.wiring import Wiring, batch_rows_max, wire
 from sidecar.writer import SchemaChanged
 
 READERS = 2
@@ -78,9 +79,21 @@ class Driver:
         self._terms = terms
         self._arena = arena
         self._wiring: Wiring = wire(program)
-        self._predictors = predictor_counts(program, cores)
+        share = core_share(cores, len(program.stages), program.workers)
+        self._predictors = {
+            stage.name: within(share, stage.predictors_min, stage.predictors_max, program.predictors_max)
+            for stage in program.stages
+        }
         self._flow = Flow(
-            program, self._wiring, arena, soft_bytes, self._predictors, self._finished, self._again, self._fatal
+            program,
+            self._wiring,
+            arena,
+            soft_bytes,
+            self._predictors,
+            on_finished=self._finished,
+            on_again=self._again,
+            on_fatal=self._fatal,
+            on_host_lost=self._host_lost,
         )
         self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="read")
         self._write_threads = ThreadPoolExecutor(2, thread_name_prefix="write")
@@ -108,25 +121,27 @@ class Driver:
 
     async def run(self, socket_folder: Path, env: Mapping[str, str]) -> ExitCode:
         """Works until the job is over, the worker has drained, or the coordinator is given up."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            background = [
-                group.create_task(self._exchange_on(), name="exchange"),
-                group.create_task(self._flow.watch(), name="watch"),
-                *(group.create_task(self._read_on(), name=f"feed {i}") for i in range(READERS)),
-            ]
-            try:
-                await self._flow.open(socket_folder, env)
-                return await self._ended
-            finally:
-                for task in background:
-                    task.cancel()
-                await self._flow.close()
-                for run in self._runs.values():
-                    if run.state is RunState.READING:
-                        run.discard()
-                self._read_threads.shutdown(wait=False, cancel_futures=True)
-                self._write_threads.shutdown(wait=False, cancel_futures=True)
+        try:
+            async with asyncio.TaskGroup() as group:  # waits for writes, discards and publishes under way
+                self._group = group
+                background = [
+                    group.create_task(self._exchange_on(), name="exchange"),
+                    group.create_task(self._flow.watch(), name="watch"),
+                    *(group.create_task(self._read_on(), name=f"feed {i}") for i in range(READERS)),
+                ]
+                try:
+                    await self._flow.open(socket_folder, env)
+                    return await self._ended
+                finally:
+                    for task in background:
+                        task.cancel()
+                    await self._flow.close()
+                    for key, run in list(self._runs.items()):
+                        if run.state is RunState.READING:
+                            self._drop(key)  # also wakes who waits for room that will not come
+        finally:
+            self._read_threads.shutdown(wait=False, cancel_futures=True)
+            self._write_threads.shutdown(wait=False, cancel_futures=True)
 
     def drain(self) -> None:
         """Takes no more leases; what has been read is finished and committed, the rest goes back at once."""
@@ -155,10 +170,11 @@ class Driver:
                 self._news.clear()
                 report = self._report()
                 answer = await self._client.exchange(report, self._terms)
-                self._handbacks = [handback for handback in self._handbacks if handback not in report.releases]
+                if answer.directive != "register":  # else nothing of the report was taken
+                    self._handbacks = [handback for handback in self._handbacks if handback not in report.releases]
+                    if report.fatal_reason:
+                        self._end(ExitCode.BAD_JOB)
                 await self._apply(answer)
-                if report.fatal_reason:
-                    self._end(ExitCode.BAD_JOB)
                 if (self._is_draining or answer.directive == "drain") and not self._runs and not self._handbacks:
                     self._end(ExitCode.DONE)
                 wait_s = min(answer.wait_s or self._registration.heartbeat_s, self._registration.heartbeat_s)
@@ -308,18 +324,18 @@ class Driver:
         self._settle(run)
 
     def _settle(self, run: ShardRun) -> None:
-        if run.is_settling or run.state is not RunState.READING:
+        if run.is_settling or run.is_cancelled or run.state is not RunState.READING:
             return
-        if run.finished:
+        if run.has_writable:
             run.is_settling = True
             self._spawn(self._write_finished(run), f"write {run.key}")
-        elif run.is_settled and run.offered is None and not run.is_cancelled:
+        elif run.is_settled and run.offered is None:
             run.is_settling = True
             self._spawn(self._stage(run), f"stage {run.key}")
 
     async def _write_finished(self, run: ShardRun) -> None:
         try:
-            while run.finished:
+            while run.has_writable:
                 batches, run.finished = run.finished, []
                 try:
                     if not run.is_cancelled:
@@ -390,15 +406,18 @@ class Driver:
 
     def _offer_split(self, key: ShardKey) -> None:
         run = self._runs.get(key)
-        if run is None or run.state is not RunState.READING or run.offered is not None:
-            return
+        if self._is_draining or run is None or run.state is not RunState.READING or run.offered is not None:
+            return  # a drain commits the front and gives the rest back anyway
         position = run.cursor.position
         run.offered = run.cursor.lower_end(position + (run.end - position + 1) // 2) if not run.is_read else run.end
         self._news.set()
 
     def _split_answered(self, key: ShardKey, end: int) -> None:
         run = self._runs.get(key)
-        if run is None or run.offered is None:
+        if run is None:
+            return
+        run.agreed_end = end
+        if run.offered is None:  # draining: it stops where it is, whatever was agreed
             return
         run.end = end
         run.cursor.end = end
@@ -438,6 +457,11 @@ class Driver:
             self._fatal_error = (reason, message)
             self._news.set()
 
+    def _host_lost(self, message: str) -> None:
+        """Without its host a stage is gone; whoever started this worker starts it again, with hosts of its own."""
+        log.error("a predictor host is lost", message=message)
+        self._end(ExitCode.FAILED)
+
     # ------------------------------------------------------------------ threads and tasks
 
     def _spawn(self, work: "asyncio._CoroutineLike[object]", name: str) -> None:
@@ -473,7 +497,7 @@ class _Rate:
 
 
 def _held(run: ShardRun) -> HeldLease:
-    return HeldLease(run.key[0], run.key[1], run.lease.begin, run.end, run.cursor.position)
+    return HeldLease(run.key[0], run.key[1], run.lease.begin, run.agreed_end, run.cursor.position)
 
 
 def _commit(run: ShardRun) -> CommitWish:

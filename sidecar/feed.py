@@ -133,8 +133,7 @@ class Feed:
             begin += part.source.count
             started = partial(run.started_again, place=place)
             await self._convert(run, values, block_begin=dropped.begin, group=[part], started=started)
-        place.is_open = False
-        run.changed()
+        run.all_started_again(place)
 
     async def _admit(
         self, run: ShardRun, source: SourceRows, values: ReadBlock, block_begin: int, age: int | None

@@ -73,9 +73,11 @@ class Flow:
         arena: Arena,
         soft_bytes: int,
         predictors: Mapping[str, int],
+        *,
         on_finished: Callable[[Batch], None],
         on_again: Callable[[Batch, int], None],
         on_fatal: Callable[[str, str], None],
+        on_host_lost: Callable[[str], None],
     ) -> None:
         """Makes a flow that hasn't started.
 
@@ -85,6 +87,7 @@ class Flow:
             on_finished: takes a batch that has gone through all stages.
             on_again: takes a batch that was dropped to make room, and how many of its rows may come together.
             on_fatal: takes the reason and message of what ends the worker's part in the job.
+            on_host_lost: takes the message of what ends this flow, but not the job.
         """
         self._program = program
         self._arena = arena
@@ -92,6 +95,7 @@ class Flow:
         self._on_finished = on_finished
         self._on_again = on_again
         self._on_fatal = on_fatal
+        self._on_host_lost = on_host_lost
         in_flight = sum(predictors.values())
         self._pipeline = Pipeline(
             wiring.stages,
@@ -215,6 +219,8 @@ class Flow:
             self._waiters.pop(0).future.set_result(admission)
 
     def _execute(self, actions: Sequence[Action]) -> None:
+        if self._closing:
+            return
         for action in actions:
             match action:
                 case Send():
@@ -322,11 +328,11 @@ class Flow:
         self._serve_waiters()
 
     def host_ended(self, stage: StageProgram, reason: str) -> None:
-        """A stage's host is gone; its predictors are reported one by one as well."""
+        """A stage's host is gone, and with it this flow; its predictors are reported one by one as well."""
         if self._closing:
             return
-        log.warning("predictor host ended", stage=stage.name, how=reason)
-        self._on_fatal("ModelFailed", f"stage {stage.name!r}: its predictor host ended: {reason}")
+        self._closing = True
+        self._on_host_lost(f"stage {stage.name!r}: its predictor host ended: {reason}")
 
     def _replace(self, stage: str) -> None:
         if not self._closing:

@@ -25,7 +25,7 @@ from headrace.channel import read_token
 from headrace.errors import ConfigError, HeadraceError
 from headrace.program import program_from_json
 from headrace.words import ExitCode
-from sidecar.config import SOFT_ARENA_BYTES, Config, read_config
+from sidecar.config import PREFAULT_BYTES, SOFT_ARENA_BYTES, Config, read_config
 from sidecar.core.terms import Terms
 
 if TYPE_CHECKING:  # grpclib and pyarrow are imported while the process already waits for its coordinator
@@ -95,7 +95,8 @@ async def _work(config: Config, client: "CoordinatorClient", registration: "Regi
     terms = Terms(registration.lease_ttl_s, registration.coordinator_timeout_s)
     terms.renewed(loop.time(), loop.time())
     soft = program.arena_bytes or SOFT_ARENA_BYTES
-    arena = Arena.create(program.arena_bytes or max(SOFT_ARENA_BYTES, config.memory_bytes // 4), prefault=soft)
+    size = program.arena_bytes or max(SOFT_ARENA_BYTES, config.memory_bytes // 4)
+    arena = Arena.create(size, prefault=min(soft, PREFAULT_BYTES))
     folder = config.socket_folder or Path(tempfile.mkdtemp(prefix="headrace-"))
     env = {"HEADRACE_JOB": program.job_name, "HEADRACE_WORKER": config.worker}
     try:

@@ -360,10 +360,10 @@ class Host:
 
     def _control_closed(self, reason: str) -> None:
         self._control = None
+        self._events.host_ended(reason or "its host ended")
         for predictor in list(self._predictors.values()):
             if predictor.link is None:
                 self._forget(predictor)
-        self._events.host_ended(reason or "its host ended")
 
     def _lose_host(self, reason: str) -> None:
         """A host that doesn't do its part is ended: its predictors die with it, and their sockets close."""

@@ -9,7 +9,6 @@ Not here: reading and admission (`sidecar.feed`), the lease itself (`sidecar.dri
 import asyncio
 import secrets
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -27,6 +26,7 @@ from sidecar.assemble import assemble
 from sidecar.converter import nan_rows
 from sidecar.coordinator_client import Lease
 from sidecar.core.batches import Batch, Blame, Piece, ShardKey
+from sidecar.core.order import OutputOrder, Place
 from sidecar.reader import Block, Cursor
 from sidecar.writer import RejectsWriter, ShardWriter, Staged, column_to_arrow
 
@@ -62,14 +62,6 @@ class SourceRows:
         )
 
 
-@dataclass(slots=True, eq=False)
-class _Place:
-    """A place in the output's order: one batch, or those that its rows came again in."""
-
-    batches: list[int]
-    is_open: bool = False  # more batches of it are to come
-
-
 class ShardRun:
     """The work on one lease."""
 
@@ -77,7 +69,8 @@ class ShardRun:
         """`order` is the age of the lease in this worker; `arena` the whole arena's bytes."""
         self.lease = lease
         self.order = order
-        self.end = lease.end
+        self.end = lease.end  # where reading stops
+        self.agreed_end = lease.end  # the ledger's, as last heard
         self.cursor = Cursor(lease.begin, lease.end)
         self.state = RunState.READING
         self.is_cancelled = False
@@ -95,13 +88,14 @@ class ShardRun:
         self._staging = staging
         self._arena = arena
         self._sources: dict[int, SourceRows] = {}
-        self._order: deque[_Place] = deque()
-        self._places: dict[int, _Place] = {}  # by batch
+        self._order = OutputOrder()
+        self._ordering = threading.Lock()  # the loop starts batches while a writer thread takes those that are ready
         self._ready: dict[int, pa.RecordBatch] = {}
         self._random = secrets.token_hex(4)
         self._writer: ShardWriter | None = None
         self._rejects: RejectsWriter | None = None
-        self._rejecting = threading.Lock()  # a reader thread and a writer thread may both reject
+        self._files_lock = threading.Lock()  # a reader thread and a writer thread may both reject, a third discards
+        self._is_discarded = False
         self._stage_columns = [column for column in program.sink.columns if column.ref.producer != SOURCE]
 
     @property
@@ -113,6 +107,13 @@ class ShardRun:
     def is_settled(self) -> bool:
         """Everything that was read has been written."""
         return self.is_read and not self._order and not self.finished and not self.is_settling
+
+    @property
+    def has_writable(self) -> bool:
+        """There are finished batches to copy out, or rows whose turn to be written it is."""
+        if self.finished or self.is_cancelled:
+            return bool(self.finished)
+        return self._order.is_next_ready(self._ready)
 
     def changed(self) -> None:
         """Wakes whoever waits for this lease: something was written, agreed or cancelled."""
@@ -137,23 +138,25 @@ class ShardRun:
 
     def started(self, batch: Batch, source: SourceRows) -> None:
         """A batch is on its way; batches are started in input order."""
-        place = _Place([batch.number])
         self._sources[batch.number] = source
-        self._places[batch.number] = place
-        self._order.append(place)
+        with self._ordering:
+            self._order.append(batch.number)
 
-    def dropped(self, batch: Batch) -> tuple[SourceRows, _Place]:
+    def dropped(self, batch: Batch) -> tuple[SourceRows, Place]:
         """A batch on its way was dropped: its rows come again, in the place where it was."""
-        place = self._places.pop(batch.number)
-        place.batches.remove(batch.number)
-        place.is_open = True
-        return self._sources.pop(batch.number), place
+        with self._ordering:
+            return self._sources.pop(batch.number), self._order.reopen(batch.number)
 
-    def started_again(self, batch: Batch, source: SourceRows, place: _Place) -> None:
+    def started_again(self, batch: Batch, source: SourceRows, place: Place) -> None:
         """A batch of dropped rows is on its way; those of one place are started in input order."""
         self._sources[batch.number] = source
-        self._places[batch.number] = place
-        place.batches.append(batch.number)
+        with self._ordering:
+            self._order.append_to(place, batch.number)
+
+    def all_started_again(self, place: Place) -> None:
+        """All rows of a dropped batch are on their way again, or rejected."""
+        with self._ordering:
+            self._order.close(place)
 
     # ------------------------------------------------------------------ in threads
 
@@ -179,13 +182,10 @@ class ShardRun:
         """
         for batch in batches:
             self._ready[batch.number] = self._rows_of(batch)
-        while self._order and self._is_ready(self._order[0]):
-            for number in self._order.popleft().batches:
-                del self._places[number]
-                self._write(self._ready.pop(number))
-
-    def _is_ready(self, place: _Place) -> bool:
-        return not place.is_open and all(number in self._ready for number in place.batches)
+        with self._ordering:
+            turn = self._order.take_ready(self._ready)
+        for number in turn:
+            self._write(self._ready.pop(number))
 
     def _write(self, rows: pa.RecordBatch) -> None:
         if rows.num_rows:
@@ -244,21 +244,27 @@ class ShardRun:
 
     def write_empty(self, rows: pa.RecordBatch) -> None:
         """Writes a file without rows, so that an empty dataset has a valid output."""
-        self._writer = ShardWriter(self._program.sink, self._staging, self._stem())
-        self._writer.write(rows)
+        with self._files_lock:
+            if not self._is_discarded:
+                self._writer = ShardWriter(self._program.sink, self._staging, self._stem())
+                self._writer.write(rows)
 
     def discard(self) -> None:
-        """Removes what was staged."""
-        for writer in (self._writer, self._rejects):
-            if writer is not None:
-                writer.abort()
-        for file in self.staged:
-            file.path.unlink(missing_ok=True)
+        """Removes what was staged; what is still rejected goes nowhere."""
+        with self._files_lock:
+            self._is_discarded = True
+            for writer in (self._writer, self._rejects):
+                if writer is not None:
+                    writer.abort()
+            for file in self.staged:
+                file.path.unlink(missing_ok=True)
 
     def _reject(
         self, paths: list[str], addresses: npt.NDArray[np.int64], blames: list[Blame], rows: pa.RecordBatch | None
     ) -> None:
-        with self._rejecting:
+        with self._files_lock:
+            if self._is_discarded:
+                return
             self.rows_rejected += len(blames)
             if self._rejects is None:
                 self._rejects = RejectsWriter(self._staging, self._stem(), keep_rows=self._program.errors.keep_rows)

@@ -1,6 +1,5 @@
 """What the program says about who reads what, in the form the pipeline core wants."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace.local.columns import DTYPES, ITEMSIZES
@@ -60,15 +59,3 @@ def output_row_bytes(specs: Specs) -> float | None:
 def batch_rows_max(program: Program) -> int:
     """Rows that go through the stages together: what the smallest stage takes."""
     return min((stage.rows_fixed or stage.batch_rows for stage in program.stages), default=1024)
-
-
-def predictor_counts(program: Program, cores: int) -> Mapping[str, int]:
-    """Predictors that each stage starts with: this worker's share of the cores over the stages, at least one each."""
-    share = max(1, cores // max(1, len(program.stages) * program.workers))
-    counts = {}
-    for stage in program.stages:
-        most = min(
-            (limit for limit in (stage.predictors_max, program.predictors_max) if limit is not None), default=share
-        )
-        counts[stage.name] = max(stage.predictors_min, min(share, most), 1)
-    return counts

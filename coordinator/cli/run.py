@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # imported while the children already start
 RESTARTS_MAX = 10
 """Of one child within RESTART_SPAN_S; then the run ends, and the same command continues it."""
 RESTART_SPAN_S = 60.0
+DRAINED_PAUSE_S = 1.0
+"""Before a worker that has drained is started again."""
 DRAIN_GRACE_S = 30.0
 END_GRACE_S = 3.0
 NEVER_AGAIN = (ExitCode.DONE, ExitCode.BAD_JOB, ExitCode.BAD_CONFIG, ExitCode.TEMPORARY)
@@ -139,7 +141,7 @@ class _Run:
             if job.phase == "Succeeded":
                 print(f"Job {job.name} is complete already (--again starts it anew).")
             else:
-                print(plan_text(job), flush=True)
+                print(plan_text(job, self._options.workers), flush=True)
         from coordinator.cli.client import follow
 
         if job.phase not in ("Succeeded", "Failed"):
@@ -226,10 +228,12 @@ class _Run:
             status = await child.process.wait()
             if self._is_over:
                 return
+            if status == ExitCode.DONE and module == "sidecar":
+                # The job is over, which the watch says in a moment, or suspended: the next one waits for its resumption.
+                await asyncio.sleep(DRAINED_PAUSE_S)
+                continue
             now = time.monotonic()
             ends = [*(end for end in ends if now - end < RESTART_SPAN_S), now]
-            if status == ExitCode.DONE and module == "sidecar":
-                await asyncio.Future()  # drained: the job is over or suspended, which the watch will say
             if status in NEVER_AGAIN or len(ends) > RESTARTS_MAX:
                 raise ChildFailed(f"The {name} ended with exit status {status}.\n{child.tail()}")
             print(f"{name} ended with status {status}; starting it again", file=sys.stderr)

@@ -7,22 +7,29 @@ import betterproto
 
 from coordinator.cli.words import duration, size
 from headrace import v1
+from headrace.cores import core_share, machine_cores, within
 
 READERS = "reading and converting"
 WRITER = "writing"
 
 
-def plan_text(job: v1.Job) -> str:
-    """The plan in a few lines: files, rows if known, shards, stages, predictors."""
+def plan_text(job: v1.Job, workers: int) -> str:
+    """The plan in a few lines: files, rows if known, shards, stages, predictors of each of `workers` on this machine."""
     shards = job.shards_pending + job.shards_leased + job.shards_committed + job.shards_quarantined
     rows = f"{job.rows_total:,} rows" if job.rows_total and not job.rows_estimated else "rows not known before reading"
     plan: dict[str, Any] = json.loads(job.plan) if job.plan else {}
-    stages = " → ".join(
-        f"{stage['name']} ({stage['kind']}, {stage['batch_rows']:,} rows a batch)" for stage in plan.get("stages", ())
-    )
+    planned = plan.get("stages", ())
+    share = core_share(machine_cores(), len(planned), workers)
+    stages = []
+    for stage in planned:
+        count = within(share, stage["predictors_min"], stage["predictors_max"])
+        stages.append(
+            f"{stage['name']} ({stage['kind']}, {count} predictor{'s' * (count > 1)}, "
+            f"{stage['batch_rows']:,} rows a batch)"
+        )
     lines = [
         f"Job {job.name}: {job.files:,} files, {size(job.bytes_total)}, {rows}, {shards:,} shards",
-        f"  stages  {stages}",
+        f"  stages  {' → '.join(stages)}" + (f", in each of {workers} workers" if workers > 1 else ""),
         f"  output  {job.output}",
     ]
     if job.shards_committed:
@@ -69,8 +76,7 @@ def summary_text(job: v1.Job, seconds: float) -> str:
     for stage in job.stages:
         lines.append(
             f"  stage   {stage.stage}: busy {shares[stage.stage]:.0%}, {stage.rows_in:,} rows in "
-            f"{stage.batches:,} batches"
-            + (f", {stage.restarts} predictors replaced" if stage.restarts else "")
+            f"{stage.batches:,} batches" + (f", {stage.restarts} predictors replaced" if stage.restarts else "")
         )
     lines += [f"  {name}: busy {shares[name]:.0%}" for name in (READERS, WRITER) if name in shares]
     if bound := bound_by(job):

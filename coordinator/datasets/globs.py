@@ -57,12 +57,16 @@ def _name_regex(name: str) -> str:
 
 
 def walk(
-    root: str, patterns: Sequence[str], excludes: Excludes, is_hidden: Callable[[str], bool]
+    root: str,
+    patterns: Sequence[str],
+    excludes: Excludes,
+    is_hidden: Callable[[str], bool],
+    folders: list[str] | None = None,
 ) -> Iterator[os.DirEntry[str]]:
     """Files below `root` that match the patterns, one pattern per level, in no particular order.
 
     Links are followed, but not into a folder that is being walked. Names for which `is_hidden` is true are passed over
-    unless their pattern names the first character itself.
+    unless their pattern names the first character itself. Folders that match are added to `folders`.
 
     Raises:
         OSError: a folder can't be listed.
@@ -83,6 +87,8 @@ def walk(
                 if not (following or is_match) or excludes.hits(entry.path, root_length):
                     continue
                 if entry.is_dir():
+                    if is_match and folders is not None and ANY_FOLDERS not in patterns:
+                        folders.append(entry.path)
                     if following:
                         todo.append((entry.path, following, inside))
                 elif is_match and (entry.is_file() or entry.is_symlink()):

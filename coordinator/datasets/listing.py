@@ -23,7 +23,7 @@ _SUFFIXES: Mapping[SourceFormat, tuple[str, ...]] = {
     "jsonl": (".jsonl", ".ndjson", ".json"),
     "files": (),
 }
-"""Names that a folder's files of a format have; those without any suffix count too (Hadoop's part-00000)."""
+"""Names that a folder's files of a format have; where none has, those without any suffix (Hadoop's part-00000)."""
 FAULTS_MAX = 20
 """Files named in one answer; a folder of a million unreadable ones needs no more."""
 
@@ -100,10 +100,19 @@ def _below(
     by_suffix: bool,
 ) -> list[InputFile]:
     hidden = (".",) if kind == "files" else (".", "_")
-    paths = sorted(entry.path for entry in walk(root, patterns, excludes, lambda name: name.startswith(hidden)))
+    folders: list[str] = []
+    entries = walk(root, patterns, excludes, lambda name: name.startswith(hidden), folders)
+    paths = sorted(entry.path for entry in entries)
+    if folders and not paths:  # dt=2026-*: what is meant is what lies in them
+        below = [
+            _below(folder, (ANY_FOLDERS,), kind, excludes, field=field, faults=faults, by_suffix=True)
+            for folder in sorted(folders)
+        ]
+        return [file for files in below for file in files]
     suffixes = _SUFFIXES[kind]
     if by_suffix and suffixes:
-        of_format = [path for path in paths if _has_suffix(path, suffixes)]
+        of_format = [path for path in paths if _stem_and_suffix(path)[1] in suffixes]
+        of_format = of_format or [path for path in paths if not _stem_and_suffix(path)[1]]
         if paths and not of_format:
             faults.append(
                 Fault(
@@ -122,11 +131,12 @@ def _below(
     return _checked(paths, field, faults)
 
 
-def _has_suffix(path: str, suffixes: tuple[str, ...]) -> bool:
+def _stem_and_suffix(path: str) -> tuple[str, str]:
+    """A file's name without its compression: ("a", ".csv") for a.csv.gz, ("part-0", "") for part-0.gz."""
     name = path.rsplit("/", 1)[-1].lower()
     if codec_of(name):
         name = name.rsplit(".", 1)[0]
-    return name.endswith(suffixes) or "." not in name
+    return os.path.splitext(name)
 
 
 def _checked(paths: Sequence[str], field: str, faults: list[Fault]) -> list[InputFile]:

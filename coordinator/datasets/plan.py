@@ -14,7 +14,8 @@ from coordinator.datasets.spec import SourceSpec
 from coordinator.datasets.text import measure_csv, measure_jsonl
 from headrace.dataset import Dataset
 from headrace.errors import BadJob
-from headrace.filters import Expression, columns_used, filter_faults, filter_to_json, parse_filter
+from headrace.filter_rows import filter_faults
+from headrace.filters import Expression, columns_used, filter_to_json, parse_filter
 from headrace.hive import hive_keys, is_integer
 from headrace.program import CsvOptions, SourceProgram
 

@@ -4,15 +4,23 @@ import json
 
 from headrace.errors import BadJob, Fault
 
-FAULTS_MAX = 50
-"""A status travels in headers, which have room for some kilobytes."""
-_TEXT_MAX = 500
+TEXT_MAX = 7000
+"""Letters of a status' text: it travels in a header, and grpcio's clients take 8 KiB of those."""
+_PART_MAX = 1000
 
 
 def faults_to_text(error: BadJob) -> str:
-    """JSON of the first `FAULTS_MAX` faults."""
-    plain = [[fault.field[:_TEXT_MAX], fault.found[:_TEXT_MAX], fault.expected[:_TEXT_MAX]] for fault in error.faults]
-    return json.dumps({"faults": plain[:FAULTS_MAX]}, separators=(",", ":"))
+    """JSON of as many faults as there is room for, with a last one that says how many were left out."""
+    plain: list[list[str]] = []
+    room = TEXT_MAX - 200
+    for i, fault in enumerate(error.faults):
+        parts = [fault.field[:_PART_MAX], fault.found[:_PART_MAX], fault.expected[:_PART_MAX]]
+        room -= len(json.dumps(parts)) + 1
+        if room < 0:
+            plain.append(["...", f"{len(error.faults) - i} more faults", ""])
+            break
+        plain.append(parts)
+    return json.dumps({"faults": plain}, separators=(",", ":"))
 
 
 def faults_from_text(text: str | None) -> BadJob | None:

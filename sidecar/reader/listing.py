@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from headrace.dataset import Slice
 from headrace.errors import CorruptInput, InputChanged
-from headrace.filters import Expression, columns_used, filter_mask
+from headrace.filter_rows import filter_mask
+from headrace.filters import Expression, columns_used
 from headrace.hive import hive_keys
 from sidecar.reader.block import BLOCK_BYTES, SMALL_ROWS, BadRow, Block, CorruptRange
 from sidecar.reader.cursor import Cursor

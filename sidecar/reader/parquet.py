@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from headrace.dataset import Slice
 from headrace.errors import InputChanged
-from headrace.filters import ColumnRange, Expression, can_match
+from headrace.filter_rows import ColumnRange, can_match
+from headrace.filters import Expression
 from sidecar.reader.block import BLOCK_BYTES, BLOCK_ROWS
 from sidecar.reader.piece import NO_ADDRESS, READ_ERRORS, Piece, Types, Window, read_error_text
 from sidecar.reader.remote import OpenFile

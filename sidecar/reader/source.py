@@ -18,7 +18,8 @@ import pyarrow as pa
 from headrace.arrow_types import type_from_text
 from headrace.dataset import Slice
 from headrace.errors import CorruptInput, InputChanged
-from headrace.filters import Expression, columns_used, filter_from_json, filter_mask
+from headrace.filter_rows import filter_mask
+from headrace.filters import Expression, columns_used, filter_from_json
 from headrace.hive import hive_keys
 from headrace.program import SourceProgram
 from headrace.records import PIECE_BYTES, codec_of, open_text

@@ -15,6 +15,7 @@ from coordinator.job_desk import JobDesk
 from coordinator.journal import Journal
 from coordinator.rpc import make_server
 from coordinator.submission import PlannedJob, plan_job
+from coordinator.worker_desk import WorkerDesk
 from headrace import v1
 from headrace.channel import listen_unix, open_channel
 from headrace.program import program_from_json
@@ -64,7 +65,7 @@ async def coordinator(state: Path, plan: Callable[..., PlannedJob] = plan_job) -
     driver = Driver(Journal.open(state / "ledger.sqlite"), clock=clock)
     await driver.start()
     desk = JobDesk(driver, plan)
-    server = make_server(driver, desk, token=None)
+    server = make_server(WorkerDesk(driver), desk, token=None)
     path = state / "socket"
     sock = listen_unix(path)
     await server.start(sock=sock)

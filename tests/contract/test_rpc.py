@@ -11,6 +11,7 @@ from grpclib.exceptions import GRPCError
 
 from coordinator.rpc import serve_loopback
 from coordinator.verify import verify
+from coordinator.worker_desk import WorkerDesk
 from headrace import v1
 from headrace.channel import open_channel
 from headrace.limits import MESSAGE_BYTES_MAX
@@ -347,7 +348,7 @@ def test_a_message_over_the_limit_is_refused_before_its_body_is_read(tmp_path: P
 def test_on_loopback_nothing_answers_without_the_token(tmp_path: Path, token: str | None) -> None:
     async def test() -> None:
         async with coordinator(tmp_path / "state") as c:
-            server, port = await serve_loopback(c.driver, c.desk, "127.0.0.1", 0, "secret")
+            server, port = await serve_loopback(WorkerDesk(c.driver), c.desk, "127.0.0.1", 0, "secret")
             channel = open_channel(f"127.0.0.1:{port}", None if token is None else token.encode().hex())
             right = open_channel(f"127.0.0.1:{port}", "secret")
             try:

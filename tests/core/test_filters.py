@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.errors import BadJob
+from headrace.filter_rows import ColumnRange, can_match, filter_faults, filter_mask
 from headrace.filters import (
     And,
     Column,
-    ColumnRange,
     Compare,
     Expression,
     In,
@@ -19,11 +19,8 @@ from headrace.filters import (
     Literal,
     Not,
     Or,
-    can_match,
     columns_used,
-    filter_faults,
     filter_from_json,
-    filter_mask,
     filter_to_json,
     parse_filter,
 )
@@ -176,6 +173,13 @@ def _range(values: list[int | None] | list[float | None], *, is_float: bool) -> 
     known = [value for value in values if value is not None and not math.isnan(value)]
     nulls = sum(value is None for value in values)
     return ColumnRange(min(known, default=None), max(known, default=None), nulls, len(values), is_float)
+
+
+@pytest.mark.parametrize("text", ["not y < 11", "y != 1", "not y == 1", "not (y <= 20 and y is not null)"])
+def test_bounds_prove_nothing_about_nan(text: str) -> None:
+    batch = pa.record_batch({"y": [1.0, math.nan]})
+    assert filter_mask(parse_filter(text), batch).to_pylist() == [False, True]
+    assert can_match(parse_filter(text), {"y": ColumnRange(1.0, 1.0, 0, 2, is_float=True)}.get)
 
 
 @pytest.mark.parametrize(

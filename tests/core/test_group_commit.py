@@ -17,11 +17,14 @@ class SlowJournal:
 
     def __init__(self) -> None:
         self.last = 0
+        self.loop = asyncio.get_running_loop()
+        self.is_writing = asyncio.Event()
         self.writes: list[list[Fact]] = []
         self.gate = threading.Event()
         self.is_broken = False
 
     def append(self, facts: Iterable[Fact]) -> int:
+        self.loop.call_soon_threadsafe(self.is_writing.set)
         assert self.gate.wait(10)
         if self.is_broken:
             raise JournalFailed("disk full")
@@ -59,8 +62,7 @@ def test_one_turn_is_one_write_and_what_comes_meanwhile_is_the_next() -> None:
         commits.add(terms(1))
         commits.add(terms(2, 3))
         first = asyncio.create_task(commits.durable())
-        while not commits._thread._threads:
-            await asyncio.sleep(0)
+        await journal.is_writing.wait()
         commits.add(terms(4))
         second = asyncio.create_task(commits.durable())
         await asyncio.sleep(0)

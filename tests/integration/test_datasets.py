@@ -79,6 +79,7 @@ def tree(tmp_path: Path) -> Path:
         ([".git/*"], [], [".git/f"]),
         (["b.txt", "*.txt"], [], ["b.txt", "_g.txt", "a.txt"]),
         (["**/[c-d].txt"], ["sub/deep/*"], ["sub/c.txt"]),
+        (["su?"], ["_tmp"], ["sub/[1].txt", "sub/c.txt", "sub/deep/d.txt"]),
     ],
 )
 def test_files_are_listed_once_and_in_a_fixed_order(
@@ -101,10 +102,16 @@ def test_an_exclude_does_not_match_folders_above_the_source(tmp_path: Path) -> N
 
 
 def test_a_folder_of_tables_passes_over_other_files_and_hidden_ones(tmp_path: Path) -> None:
-    for name in ("part-00000", "a.jsonl", "b.jsonl.gz", "README.md", "_SUCCESS", "_headrace/c.jsonl", ".d.jsonl"):
+    for name in ("LICENSE", "a.jsonl", "b.jsonl.gz", "README.md", "_SUCCESS", "_headrace/c.jsonl", ".d.jsonl"):
         touch(tmp_path / name, b"")
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n'))
-    assert names(plan(Spec("jsonl", [str(tmp_path)])), tmp_path) == ["a.jsonl", "b.jsonl.gz", "part-00000"]
+    assert names(plan(Spec("jsonl", [str(tmp_path)])), tmp_path) == ["a.jsonl", "b.jsonl.gz"]
+
+
+def test_a_folder_of_files_without_suffix_is_read_too(tmp_path: Path) -> None:
+    for name in ("part-00001", "part-00000.gz", "README.md"):
+        touch(tmp_path / name, gzip.compress(b'{"a": 1}\n') if name.endswith("gz") else b'{"a": 1}\n')
+    assert names(plan(Spec("jsonl", [str(tmp_path)])), tmp_path) == ["part-00000.gz", "part-00001"]
 
 
 def test_links_are_followed_and_circles_end(tmp_path: Path) -> None:

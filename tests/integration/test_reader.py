@@ -436,6 +436,14 @@ def test_tiny_files_share_a_block_and_every_row_knows_its_file(tmp_path: Path) -
     assert [row.path for row in blocks[0].bad] == paths
 
 
+def test_rows_of_joined_listings_know_their_files(tmp_path: Path) -> None:
+    for i in range(5_000):
+        (tmp_path / f"{i:04}").write_bytes(b"x" * (i % 100 == 99))
+    (block,) = whole(Spec("files", [str(tmp_path)], filter="size > 0"), ["path"])
+    assert [block.path_of(i) for i in range(50)] == [row["path"] for row in rows([block])]
+    assert (block.rows_read, block.rows_filtered) == (5_000, 4_950)
+
+
 def test_a_split_is_never_read_past_and_never_lies_before_what_is_read(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": range(100_000)}), tmp_path / "x.parquet", row_group_size=10_000)
     source, dataset = opened(Spec("parquet", [str(tmp_path)]))

@@ -1,0 +1,193 @@
+"""`headrace run` when its processes die: nothing is lost, nothing comes twice, nothing committed is done again."""
+
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.faults_fixture import HELD_FROM, ROWS, Faults, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Faults]:
+    made = Faults(tmp_path)
+    yield made
+    made.end()
+
+
+# ---------------------------------------------------------------------- predictors
+
+
+@pytest.mark.parametrize("victims", [1, 2])
+def test_a_killed_predictor_is_replaced_and_its_batch_tried_again(site: Faults, victims: int) -> None:
+    run = site.start_marked(site.gate_job(), "--predictors-max", str(victims))
+    held = wait_for("every predictor holds a batch", lambda: len(site.held()) >= victims and set(site.held()))
+    for pid in held:
+        os.kill(pid, signal.SIGKILL)
+    wait_for("replacements hold their batches", lambda: len(set(site.held()) - held) >= victims)
+    site.let_go()
+    document = site.finish_complete(run)
+    site.assert_once()
+    assert document["stages"][0]["restarts"] == victims
+    assert document["shards_recomputed"] == 0
+
+
+def test_a_killed_predictor_host_costs_its_worker_only_what_was_not_committed(site: Faults) -> None:
+    run = site.start_marked(site.gate_job())
+    before = site.wait_held()
+    committed = site.ids_in(site.wait_published())
+    os.kill(site.the_process(" host --socket"), signal.SIGKILL)
+    site.wait_held(but=list(before))
+    site.let_go()
+    site.finish_complete(run)
+    site.assert_once()
+    assert {site.computed()[i] for i in committed} == {1}
+
+
+# ---------------------------------------------------------------------- sidecar, coordinator
+
+
+def test_a_killed_sidecar_is_started_again_and_its_shards_leased_again(site: Faults) -> None:
+    run = site.start_marked(site.gate_job())
+    before = site.wait_held()
+    committed = site.ids_in(site.wait_published())
+    os.kill(site.the_process("-m sidecar"), signal.SIGKILL)
+    site.wait_held(but=list(before))
+    site.let_go()
+    document = site.finish_complete(run)
+    site.assert_once()
+    assert document["shards_recomputed"] > 0
+    assert {site.computed()[i] for i in committed} == {1}
+
+
+def test_a_killed_coordinator_is_started_again_and_nothing_is_computed_twice(site: Faults) -> None:
+    run = site.start_marked(site.gate_job())
+    site.wait_held()
+    site.wait_published()
+    first = site.the_process("-m coordinator")
+    os.kill(first, signal.SIGKILL)
+    wait_for("another coordinator", lambda: [p for p in site.processes("-m coordinator") if p.pid != first])
+    wait_for("it answers, in a new term", lambda: term(site) >= 2)
+    site.let_go()
+    document = site.finish_complete(run)
+    site.assert_once()
+    assert document["term"] >= 2
+    assert document["shards_recomputed"] == 0
+    assert set(site.computed().values()) == {1}
+
+
+def term(site: Faults) -> int:
+    answer = site.headrace("status", "job", "--state", str(site.state), "-o", "json")
+    return int(answer.document["term"]) if answer.code == 0 else 0
+
+
+@pytest.mark.parametrize("victim", ["-m sidecar", "-m coordinator"])
+def test_a_child_killed_three_times_still_leaves_every_row_once(site: Faults, victim: str) -> None:
+    run = site.start_marked(site.gate_job())
+    site.wait_held()
+    for _ in range(3):
+        pid = site.the_process(victim)
+        os.kill(pid, signal.SIGKILL)
+        wait_for("another one", lambda pid=pid: [p for p in site.processes(victim) if p.pid != pid])
+    site.let_go()
+    site.finish_complete(run)
+    site.assert_once()
+
+
+# ---------------------------------------------------------------------- the whole run
+
+
+def test_a_killed_run_leaves_no_process_and_goes_on_where_it_was(site: Faults) -> None:
+    job = site.gate_job()
+    run = site.start_marked(job)
+    site.wait_held()
+    site.wait_published()
+    run.kill()
+    site.wait_no_process(5.0)
+    run.communicate()
+    committed = site.ids_in(site.data_files())
+    site.let_go()
+    site.finish_complete(site.start_marked(job))
+    site.assert_once()
+    computed = site.computed()
+    assert {computed[i] for i in committed} == {1}
+    assert set(computed) == set(range(ROWS))
+
+
+def test_a_run_killed_while_models_load_leaves_no_process(site: Faults) -> None:
+    site.ids("ids-0.parquet", 0, 1000)
+    run = site.start_marked(site.stage_job("SlowToLoad", {"folder": str(site.folder)}))
+    wait_for("the model is being loaded", (site.folder / "loading").exists)
+    run.kill()
+    site.wait_no_process(5.0)
+    run.communicate()
+
+
+# ---------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_drains_and_the_same_command_continues_without_doing_anything_twice(
+    site: Faults, number: signal.Signals, code: int
+) -> None:
+    job = site.gate_job()
+    run = site.start_marked(job)
+    site.wait_held()
+    run.send_signal(number)
+    assert run.stderr is not None
+    assert "Draining" in run.stderr.readline()
+    site.let_go()
+    ran = site.finish(run)
+    assert ran.code == code, ran.text
+    assert "the same command continues" in ran.stderr
+    assert ran.stdout == ""
+    assert site.processes() == []
+    drained = site.ids_in(site.data_files())
+    assert max(drained) >= HELD_FROM, "what had been read was finished"
+    assert len(drained) < ROWS
+    site.finish_complete(site.start_marked(job))
+    site.assert_once()
+    assert set(site.computed().values()) == {1}
+
+
+def test_a_second_interrupt_stops_at_once(site: Faults) -> None:
+    job = site.gate_job()
+    run = site.start_marked(job)
+    site.wait_held()
+    run.send_signal(signal.SIGINT)
+    assert run.stderr is not None
+    assert "Draining" in run.stderr.readline()
+    run.send_signal(signal.SIGINT)
+    assert run.wait(timeout=1.0) == 130
+    site.wait_no_process(5.0)
+    run.communicate()
+    site.let_go()
+    site.finish_complete(site.start_marked(job))
+    site.assert_once()
+
+
+def test_an_interrupt_while_models_load_ends_the_run(site: Faults) -> None:
+    site.ids("ids-0.parquet", 0, 1000)
+    run = site.start_marked(site.stage_job("SlowToLoad", {"folder": str(site.folder)}))
+    wait_for("the model is being loaded", (site.folder / "loading").exists)
+    run.send_signal(signal.SIGINT)
+    ran = site.finish(run, timeout_s=10.0)
+    assert ran.code == 130, ran.text
+    site.wait_no_process(5.0)
+
+
+def test_the_state_of_a_run_is_for_its_user_only(site: Faults) -> None:
+    run = site.start_marked(site.gate_job())
+    site.wait_held()
+    folder = site.state / "jobs" / "job"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    if os.geteuid() == 0:
+        stranger = site.headrace_as(65534, "status", "job", "--state", str(site.state))
+        assert stranger.code == 1, stranger.text
+    site.let_go()
+    site.finish_complete(run)
