@@ -91,6 +91,7 @@ class Feed:
         block = next(blocks, None)
         if block is None:
             return None
+        assert not block.corrupt, "planning refuses onCorrupt: reject until such ranges are accounted for"
         run.reject_block(block)
         return block, self._converter.read(block.rows)
 

@@ -21,6 +21,8 @@ def unbuilt(job: InferenceJob) -> list[Fault]:
     source = job.spec.source
     for uri in source.uri:
         faults += _scheme("spec.source.uri", uri, (*_HTTP, "file") if source.format == "parquet" else ("file",))
+    if source.on_corrupt == "reject":
+        faults.append(Fault("spec.source.onCorrupt", f"'reject' is {_NOT_YET}", "'fail', which names the file"))
     faults += _scheme("spec.sink.uri", job.spec.sink.uri, ("file",))
     for i, stage in enumerate(job.spec.pipeline):
         if stage.onnx:

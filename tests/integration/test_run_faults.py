@@ -38,7 +38,7 @@ def test_a_killed_predictor_is_replaced_and_its_batch_tried_again(site: Faults, 
 
 
 def test_a_killed_predictor_host_costs_its_worker_only_what_was_not_committed(site: Faults) -> None:
-    run = site.start_marked(site.gate_job())
+    run = site.start_marked(site.gate_job(), "--predictors-max", "1")
     before = site.wait_held()
     committed = site.ids_in(site.wait_published())
     os.kill(site.the_process(" host --socket"), signal.SIGKILL)
@@ -53,7 +53,7 @@ def test_a_killed_predictor_host_costs_its_worker_only_what_was_not_committed(si
 
 
 def test_a_killed_sidecar_is_started_again_and_its_shards_leased_again(site: Faults) -> None:
-    run = site.start_marked(site.gate_job())
+    run = site.start_marked(site.gate_job(), "--predictors-max", "1")
     before = site.wait_held()
     committed = site.ids_in(site.wait_published())
     os.kill(site.the_process("-m sidecar"), signal.SIGKILL)
@@ -66,7 +66,7 @@ def test_a_killed_sidecar_is_started_again_and_its_shards_leased_again(site: Fau
 
 
 def test_a_killed_coordinator_is_started_again_and_nothing_is_computed_twice(site: Faults) -> None:
-    run = site.start_marked(site.gate_job())
+    run = site.start_marked(site.gate_job(), "--predictors-max", "1")
     site.wait_held()
     site.wait_published()
     first = site.the_process("-m coordinator")
@@ -88,7 +88,7 @@ def term(site: Faults) -> int:
 
 @pytest.mark.parametrize("victim", ["-m sidecar", "-m coordinator"])
 def test_a_child_killed_three_times_still_leaves_every_row_once(site: Faults, victim: str) -> None:
-    run = site.start_marked(site.gate_job())
+    run = site.start_marked(site.gate_job(), "--predictors-max", "1")
     site.wait_held()
     for _ in range(3):
         pid = site.the_process(victim)
@@ -182,7 +182,7 @@ def test_an_interrupt_while_models_load_ends_the_run(site: Faults) -> None:
 
 
 def test_the_state_of_a_run_is_for_its_user_only(site: Faults) -> None:
-    run = site.start_marked(site.gate_job())
+    run = site.start_marked(site.gate_job(), "--predictors-max", "1")
     site.wait_held()
     folder = site.state / "jobs" / "job"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
