@@ -71,10 +71,12 @@ def plan_job(submission: Submission, *, number: int, uid: str, ledger_path: Path
         BadJob: all that planning finds wrong.
     """
     from coordinator.datasets import plan_source
-    from coordinator.planning import check_sink, probes_from_json, resolve, source_columns
+    from coordinator.planning import check_sink, named_columns, probes_from_json, resolve, source_columns
 
     job = read_job(submission.manifest)
-    source = plan_source(job.spec.source, columns=source_columns(job), limit_rows=submission.limit_rows)
+    source = plan_source(
+        job.spec.source, columns=source_columns(job), limit_rows=submission.limit_rows, named=named_columns(job)
+    )
     workers = job.spec.workers.max or 1
     probes = probes_from_json(submission.probes)
     program = resolve(job, source, probes, limit_rows=submission.limit_rows, workers=workers)

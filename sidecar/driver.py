@@ -30,19 +30,17 @@ from sidecar.converter import Converter
 from sidecar.coordinator_client import (
     Abandoned,
     Answer,
-    CommitWish,
     CoordinatorClient,
     Handback,
-    HeldLease,
     Registration,
     Report,
-    StageSummary,
 )
 from sidecar.core.batches import Batch, ShardKey
 from sidecar.core.terms import Terms
 from sidecar.feed import Feed
 from sidecar.flow import Flow
 from sidecar.reader import open_source, source_schema
+from sidecar.report import Rate, commit_wish, held_lease, stage_summaries
 from sidecar.shard_run import RunState, ShardRun
 from sidecar.wiring import Wiring, batch_rows_max, wire
 from sidecar.writer import SchemaChanged
@@ -51,7 +49,6 @@ READERS = 2
 """Leases read at once: reading one overlaps with converting the other."""
 LEASES_AHEAD = READERS + 1
 """Leases held that aren't read to their end: one waits while the others are read."""
-RATE_SPAN_S = 5.0
 HELD = "held"
 """Reason of an accepted commit that workers must not publish (append, replace)."""
 
@@ -98,8 +95,9 @@ class Driver:
         self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="read")
         self._write_threads = ThreadPoolExecutor(2, thread_name_prefix="write")
         self._rows_max = batch_rows_max(program)
+        self._source = open_source(program.source)
         self._feed = Feed(
-            open_source(program.source),
+            self._source,
             Converter(source_schema(program.source), self._wiring.tensors),
             self._flow,
             arena,
@@ -114,7 +112,7 @@ class Driver:
         self._is_draining = False
         self._fatal_error: tuple[str, str] = ("", "")
         self._write_busy_s = 0.0
-        self._rate = _Rate()
+        self._rate = Rate()
         self._ended: asyncio.Future[ExitCode] = asyncio.get_running_loop().create_future()
 
     # ------------------------------------------------------------------ life
@@ -140,6 +138,7 @@ class Driver:
                         if run.state is RunState.READING:
                             self._drop(key)  # also wakes who waits for room that will not come
         finally:
+            self._source.close()
             self._read_threads.shutdown(wait=False, cancel_futures=True)
             self._write_threads.shutdown(wait=False, cancel_futures=True)
 
@@ -191,43 +190,26 @@ class Driver:
             self._end(ExitCode.FAILED)
 
     def _report(self) -> Report:
+        now = asyncio.get_running_loop().time()
         runs = self._runs.values()
         reading = sum(run.state is RunState.READING and not run.is_read for run in runs)
         return Report(
-            held=[_held(run) for run in runs if run.state in (RunState.READING, RunState.COMMITTING)],
+            held=[held_lease(run) for run in runs if run.state in (RunState.READING, RunState.COMMITTING)],
             want=0 if self._is_draining or self._fatal_error[0] else max(0, LEASES_AHEAD - reading),
-            commits=[_commit(run) for run in runs if run.state is RunState.COMMITTING],
-            published=[_held(run) for run in runs if run.state is RunState.PUBLISHED],
+            commits=[commit_wish(run) for run in runs if run.state is RunState.COMMITTING],
+            published=[held_lease(run) for run in runs if run.state is RunState.PUBLISHED],
             releases=list(self._handbacks),
             offers=[(run.key, run.offered) for run in runs if run.offered is not None],
-            stages=self._summaries(),
+            stages=stage_summaries(self._flow, self._rows_max, now),
             rows_rejected_live=sum(run.rows_rejected for run in runs if run.state is RunState.READING),
             rows_read_live=sum(run.rows_read for run in runs if run.state in (RunState.READING, RunState.COMMITTING)),
-            rows_per_second=self._rate.value(asyncio.get_running_loop().time()),
+            rows_per_second=self._rate.value(now),
             draining=self._is_draining,
             read_busy_s=self._feed.read_busy_s,
             write_busy_s=self._write_busy_s,
             fatal_reason=self._fatal_error[0],
             fatal_message=self._fatal_error[1],
         )
-
-    def _summaries(self) -> list[StageSummary]:
-        now = asyncio.get_running_loop().time()
-        return [
-            StageSummary(
-                stage=name,
-                predictors=len(record.predictors),
-                rows_in=record.rows_in,
-                rows_out=record.rows_out,
-                batches=record.batches,
-                busy_s=record.busy_s,
-                ready_s=record.ready_s + sum(now - since for since in record.predictors.values()),
-                queued=self._flow.queued(name),
-                restarts=record.restarts,
-                batch_rows=self._rows_max,
-            )
-            for name, record in self._flow.records.items()
-        ]
 
     async def _apply(self, answer: Answer) -> None:
         for key in answer.stale:
@@ -258,7 +240,7 @@ class Driver:
             self.drain()
 
     async def _register_again(self) -> None:
-        held = [_held(run) for run in self._runs.values() if run.state is not RunState.PUBLISHED]
+        held = [held_lease(run) for run in self._runs.values() if run.state is not RunState.PUBLISHED]
         registration = await self._client.register(held, self._terms)
         if registration.job_uid != self._registration.job_uid:
             log.info("job is over for this worker", job=self._program.job_name)
@@ -299,7 +281,9 @@ class Driver:
         if run.rows_out == 0 and not run.is_cancelled:
             specs = await self._flow.known_outputs()
             rows = empty_rows(self._program, specs)
-            if run.lease.end == 0 or not any(pa.types.is_null(kind) for kind in rows.schema.types):
+            # A type that nobody knows yet would contradict the files of other shards.
+            is_alone = run.end >= self._program.source.units
+            if is_alone or not any(pa.types.is_null(kind) for kind in rows.schema.types):
                 await self._in_writer(lambda: run.write_empty(rows))
 
     def _finished(self, batch: Batch) -> None:
@@ -476,38 +460,3 @@ class Driver:
                 self._write_busy_s += time.perf_counter() - begun
 
         return await asyncio.get_running_loop().run_in_executor(self._write_threads, timed)
-
-
-class _Rate:
-    """Rows per second over the last RATE_SPAN_S."""
-
-    def __init__(self) -> None:
-        self._marks: list[tuple[float, int]] = []
-
-    def add(self, now: float, rows: int) -> None:
-        """`rows` more have gone through all stages."""
-        self._marks.append((now, rows))
-
-    def value(self, now: float) -> float:
-        """Rows per second, 0.0 before the first."""
-        self._marks = [mark for mark in self._marks if now - mark[0] <= RATE_SPAN_S]
-        if not self._marks:
-            return 0.0
-        return sum(rows for _, rows in self._marks) / max(now - self._marks[0][0], 0.1)
-
-
-def _held(run: ShardRun) -> HeldLease:
-    return HeldLease(run.key[0], run.key[1], run.lease.begin, run.agreed_end, run.cursor.position)
-
-
-def _commit(run: ShardRun) -> CommitWish:
-    return CommitWish(
-        key=run.key,
-        begin=run.lease.begin,
-        end=run.end,
-        rows_read=run.rows_read,
-        rows_filtered=run.rows_filtered,
-        rows_out=run.rows_out,
-        rows_rejected=run.rows_rejected,
-        files=run.staged,
-    )

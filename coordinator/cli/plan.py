@@ -28,12 +28,14 @@ def make_plan(
 
     from coordinator.core import planner
     from coordinator.datasets import plan_source
-    from coordinator.planning import find_faults, resolve, source_columns
+    from coordinator.planning import find_faults, named_columns, resolve, source_columns
     from coordinator.planning.output_check import sink_faults
 
     source = None
     try:
-        source = plan_source(job.spec.source, columns=source_columns(job), limit_rows=limit_rows)
+        source = plan_source(
+            job.spec.source, columns=source_columns(job), limit_rows=limit_rows, named=named_columns(job)
+        )
     except BadJob as error:
         faults += error.faults
     faults += find_faults(job, source, probes)

@@ -7,6 +7,8 @@ from fnmatch import translate
 
 ANY_FOLDERS = "**"
 _MAGIC = re.compile(r"[*?\[]")
+_ESCAPED = re.compile(r"\[([*?\[])\]")
+"""A wildcard that stands for itself, as `glob.escape` writes it."""
 
 
 def is_glob(uri: str) -> bool:
@@ -15,10 +17,14 @@ def is_glob(uri: str) -> bool:
 
 
 def split_glob(uri: str) -> tuple[str, tuple[str, ...]]:
-    """The folder before the first wildcard and the names and patterns below it."""
+    """The folder before the first wildcard and the names and patterns below it.
+
+    ``[*]``, ``[?]`` and ``[[]`` stand for a character, and are no wildcards.
+    """
     names = uri.split("/")
-    first = next(i for i, name in enumerate(names) if is_glob(name))
-    return "/".join(names[:first]) or "/", tuple(name for name in names[first:] if name)
+    first = next((i for i, name in enumerate(names) if is_glob(_ESCAPED.sub("", name))), len(names) - 1)
+    folder = "/".join(_ESCAPED.sub(r"\1", name) for name in names[:first])
+    return folder or "/", tuple(name for name in names[first:] if name)
 
 
 class Excludes:

@@ -43,21 +43,26 @@ class PlannedSource:
     limit_rows: int | None = None
 
 
-def plan_source(source: SourceSpec, *, columns: Collection[str] | None, limit_rows: int | None) -> PlannedSource:
+def plan_source(
+    source: SourceSpec, *, columns: Collection[str] | None, limit_rows: int | None, named: Collection[str] = ()
+) -> PlannedSource:
     """Lists the source and reads its metadata. `columns` (None: all) only decide `Dataset.bytes_total`.
 
-    `limit_rows` ends the dataset after so many rows of the input, before the filter.
+    `limit_rows` ends the dataset after so many rows of the input, before the filter. `named` are the columns that the
+    job names: those of CSV and JSONL files without any record, which then have the null type.
 
     Raises:
         BadJob: files are missing, unreadable or contradict each other, or the filter is wrong; all faults of a kind.
     """
     expression = parse_filter(source.filter) if source.filter else None
     files = list_files(source)
-    measured = _measure(source, files, columns, limit_rows)
+    used = columns_used(expression) if expression is not None else ()
+    measured = _measure(source, files, columns, tuple(dict.fromkeys([*named, *used])), limit_rows)
     keys = _partition_fields(file.path for file in measured.files)
     names = [field.name for field in keys]
     schema = pa.schema([*(field for field in measured.schema if field.name not in names), *keys])
-    if expression is not None and (faults := filter_faults(expression, schema)):
+    is_known = not any(name in schema.names and pa.types.is_null(schema.field(name).type) for name in used)
+    if expression is not None and is_known and (faults := filter_faults(expression, schema)):
         raise BadJob(faults)
     is_csv = source.format == "csv"
     return PlannedSource(
@@ -95,11 +100,16 @@ def source_program(
         on_corrupt=source.on_corrupt,
         limit_rows=planned.limit_rows,
         limit_path=planned.limit_path,
+        units=planned.dataset.units_total,
     )
 
 
 def _measure(
-    source: SourceSpec, files: Sequence[InputFile], columns: Collection[str] | None, limit_rows: int | None
+    source: SourceSpec,
+    files: Sequence[InputFile],
+    columns: Collection[str] | None,
+    named: Collection[str],
+    limit_rows: int | None,
 ) -> Measured:
     match source.format:
         case "parquet":
@@ -107,9 +117,9 @@ def _measure(
         case "arrow":
             return measure_arrow(files, limit_rows)
         case "csv":
-            return measure_csv(files, source.csv, limit_rows)
+            return measure_csv(files, source.csv, named, limit_rows)
         case "jsonl":
-            return measure_jsonl(files, limit_rows)
+            return measure_jsonl(files, named, limit_rows)
         case "files":
             return _measure_listing(files, columns, limit_rows)
 

@@ -2,9 +2,9 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,10 @@ class Head:
     is_whole: bool
 
 
-def measure_csv(files: Sequence[InputFile], spec: CsvSpec, limit_rows: int | None) -> Measured:
-    """Bytes and columns of CSV files.
+def measure_csv(
+    files: Sequence[InputFile], spec: CsvSpec, named: Collection[str], limit_rows: int | None
+) -> Measured:
+    """Bytes and columns of CSV files; those that the job names where no file has as much as a header.
 
     Raises:
         BadJob: a head can't be read, a header names a column twice, or a type is unknown.
@@ -54,18 +56,38 @@ def measure_csv(files: Sequence[InputFile], spec: CsvSpec, limit_rows: int | Non
     schema = _csv_schema(names, heads, spec)
     is_cut = [not quoted and codec_of(file.path) is None for file in files]
     head_list = [head for _, head, _ in heads]
-    return _measured(files, is_cut, schema, head_list, limit_rows, spec.delimiter, quoted=quoted, header=spec.header)
+    measured = _measured(
+        files, is_cut, schema, head_list, limit_rows, spec.delimiter, quoted=quoted, header=spec.header
+    )
+    return measured if _has_records(measured) else _without_units(measured, named, _given_types(spec.types, names))
 
 
-def measure_jsonl(files: Sequence[InputFile], limit_rows: int | None) -> Measured:
-    """Bytes and columns of JSONL files.
+def measure_jsonl(files: Sequence[InputFile], named: Collection[str], limit_rows: int | None) -> Measured:
+    """Bytes and columns of JSONL files; those that the job names where no file has a record.
 
     Raises:
         BadJob: a head can't be read.
     """
     heads = [_head(file, ",", quoted=False, skip=0) for file in [f for f in files if f.size][:HEAD_FILES]]
     is_cut = [codec_of(file.path) is None for file in files]
-    return _measured(files, is_cut, _json_schema(heads), heads, limit_rows, ",", quoted=False, header=False)
+    measured = _measured(files, is_cut, _json_schema(heads), heads, limit_rows, ",", quoted=False, header=False)
+    return measured if _has_records(measured) else _without_units(measured, named, {})
+
+
+def _has_records(measured: Measured) -> bool:
+    return measured.rows_total != 0 or measured.rows_estimated
+
+
+def _without_units(measured: Measured, named: Collection[str], given: Mapping[str, pa.DataType]) -> Measured:
+    """Files that hold no record: nothing to read, and columns of the null type, for no value says which."""
+    names = measured.schema.names or named
+    return replace(
+        measured,
+        units=np.zeros(len(measured.files), np.int64),
+        cuts=np.zeros(1, np.int64),
+        bytes_total=0,
+        schema=pa.schema([(name, given.get(name, pa.null())) for name in names]),
+    )
 
 
 # ---------------------------------------------------------------- columns

@@ -8,7 +8,7 @@ cutting it into shards (`coordinator.core.planner`).
 
 from coordinator.planning.output_check import check_sink
 from coordinator.planning.probes import Probe, probes_from_json, probes_to_json
-from coordinator.planning.resolve import find_faults, resolve, source_columns
+from coordinator.planning.resolve import find_faults, named_columns, resolve, source_columns
 from coordinator.planning.system import check_system
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "check_sink",
     "check_system",
     "find_faults",
+    "named_columns",
     "probes_from_json",
     "probes_to_json",
     "resolve",

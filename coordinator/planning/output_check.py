@@ -105,7 +105,7 @@ def _reads(uri: str, sink: str, job: InferenceJob) -> bool:
     """Whether a source of `uri` would list a file that the job writes to `sink`."""
     from coordinator.datasets.globs import Excludes, is_glob, split_glob
 
-    fixed, patterns = split_glob(uri) if is_glob(uri) else (uri, ("**",))
+    fixed, patterns = split_glob(uri) if is_glob(uri) and not os.path.lexists(uri) else (uri, ("**",))
     base = os.path.realpath(fixed)
     if not _is_within(sink, base):
         return False

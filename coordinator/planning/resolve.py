@@ -55,6 +55,12 @@ def source_columns(job: InferenceJob) -> list[str] | None:
     return list(dict.fromkeys(use.column for use in _uses(job) if use.producer == SOURCE))
 
 
+def named_columns(job: InferenceJob) -> list[str]:
+    """Source columns that the job file names one by one."""
+    used = [use.column for use in _uses(job) if use.producer == SOURCE]
+    return list(dict.fromkeys([*(job.spec.source.columns or ()), *used]))
+
+
 def resolve(
     job: InferenceJob, source: "PlannedSource", probes: Mapping[str, Probe], *, limit_rows: int | None, workers: int
 ) -> Program:
@@ -99,11 +105,20 @@ def find_faults(job: InferenceJob, source: SourcePlan | None, probes: Mapping[st
             faults += [] if schema is None else _source_column(job, use, schema)
         else:
             faults += _stage_output(job, use, probes.get(use.producer))
+    typed = _typed(source) if source else None
     for i, stage in enumerate(job.spec.pipeline):
-        faults += _stage_faults(job, i, stage, schema, probes)
+        faults += _stage_faults(job, i, stage, typed, probes)
     if schema is not None:
         faults += _sink_faults(job, schema)
     return faults
+
+
+def _typed(source: SourcePlan) -> "pa.Schema":
+    """The columns whose types are known: the null type of a column without rows says nothing."""
+    import pyarrow as pa
+
+    schema = source.schema
+    return schema if source.dataset.rows_total else pa.schema([f for f in schema if not pa.types.is_null(f.type)])
 
 
 def _uses(job: InferenceJob) -> Iterator[Use]:

@@ -1,5 +1,6 @@
 """The InferenceJob as a whole: one document, the same on a laptop and in a cluster."""
 
+import glob
 import json
 import os
 import re
@@ -38,6 +39,14 @@ def absolute_uri(uri: str, folder: Path) -> str:
     # normpath, not resolve(): a glob is no file, and what a link points to may change while the job waits.
     path = os.path.normpath(folder / os.path.expanduser(uri))
     return path + "/" if uri.endswith("/") and path != "/" else path
+
+
+def absolute_source(uri: str, folder: Path) -> str:
+    """As `absolute_uri`, for a path or a glob: wildcards in the name of `folder` itself stand for themselves."""
+    is_relative = not scheme_of(uri) and not os.path.isabs(os.path.expanduser(uri))
+    if is_relative and glob.has_magic(uri):
+        return absolute_uri(uri, Path(glob.escape(str(folder))))
+    return absolute_uri(uri, folder)
 
 
 def _job_name(value: str) -> str:
@@ -98,7 +107,7 @@ class InferenceJob(Strict):
         ]
         spec = self.spec.model_copy(
             update={
-                "source": source.model_copy(update={"uri": [absolute_uri(uri, folder) for uri in source.uri]}),
+                "source": source.model_copy(update={"uri": [absolute_source(uri, folder) for uri in source.uri]}),
                 "pipeline": stages,
                 "sink": sink.model_copy(update={"uri": absolute_uri(sink.uri, folder)}),
             }

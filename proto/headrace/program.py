@@ -89,6 +89,7 @@ class SourceProgram:
     on_corrupt: Literal["fail", "reject"] = "fail"
     limit_rows: int | None = None  # of the file `limit_path` only so many rows count; elsewhere the plan ends early
     limit_path: str = ""  # a compressed file, which can only be cut while it is read
+    units: int = 0  # of the whole dataset
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,8 @@ def _recipe(schema: pa.Schema, tensor: SourceTensor) -> Recipe:
         return stacked_recipe(schema, tensor)
     (name,) = tensor.columns
     kind, cast = schema.field(name).type, tensor.cast
-    if _is_text(plain_type(kind)):
+    is_untyped_text = pa.types.is_null(plain_type(kind)) and tensor.dtype in dtypes.TEXT_DTYPES
+    if _is_text(plain_type(kind)) or is_untyped_text:
         wants_tensor = cast.dtype is not None or cast.shape is not None
         if not wants_tensor and (tensor.dtype is None or tensor.dtype in dtypes.TEXT_DTYPES):
             return text_recipe(schema, tensor)

@@ -1,0 +1,66 @@
+"""What a worker says of its leases and stages in an exchange, taken from their live state.
+
+Not here: when it is said (`sidecar.driver`), how it becomes a message (`sidecar.coordinator_client`).
+"""
+
+from sidecar.coordinator_client import CommitWish, HeldLease, StageSummary
+from sidecar.flow import Flow
+from sidecar.shard_run import ShardRun
+
+RATE_SPAN_S = 5.0
+
+
+class Rate:
+    """Rows per second over the last RATE_SPAN_S."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, int]] = []
+
+    def add(self, now: float, rows: int) -> None:
+        """`rows` more have gone through all stages."""
+        self._marks.append((now, rows))
+
+    def value(self, now: float) -> float:
+        """Rows per second, 0.0 before the first."""
+        self._marks = [mark for mark in self._marks if now - mark[0] <= RATE_SPAN_S]
+        if not self._marks:
+            return 0.0
+        return sum(rows for _, rows in self._marks) / max(now - self._marks[0][0], 0.1)
+
+
+def held_lease(run: ShardRun) -> HeldLease:
+    """The lease as far as it is agreed, and how far it has been read."""
+    return HeldLease(run.key[0], run.key[1], run.lease.begin, run.agreed_end, run.cursor.position)
+
+
+def commit_wish(run: ShardRun) -> CommitWish:
+    """The commit of everything that was read."""
+    return CommitWish(
+        key=run.key,
+        begin=run.lease.begin,
+        end=run.end,
+        rows_read=run.rows_read,
+        rows_filtered=run.rows_filtered,
+        rows_out=run.rows_out,
+        rows_rejected=run.rows_rejected,
+        files=run.staged,
+    )
+
+
+def stage_summaries(flow: Flow, batch_rows: int, now: float) -> list[StageSummary]:
+    """What each stage did until `now`, in the order of the pipeline."""
+    return [
+        StageSummary(
+            stage=name,
+            predictors=len(record.predictors),
+            rows_in=record.rows_in,
+            rows_out=record.rows_out,
+            batches=record.batches,
+            busy_s=record.busy_s,
+            ready_s=record.ready_s + sum(now - since for since in record.predictors.values()),
+            queued=flow.queued(name),
+            restarts=record.restarts,
+            batch_rows=batch_rows,
+        )
+        for name, record in flow.records.items()
+    ]
