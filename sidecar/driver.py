@@ -154,6 +154,8 @@ class Driver:
                 run.changed()
                 if run.end == run.lease.begin:
                     self._hand_back(run, Handback(run.key, "", "", is_charged=False))
+        if not self._runs and not self._handbacks:
+            self._end(ExitCode.DONE)  # nothing to say
         self._news.set()
 
     def _end(self, code: ExitCode) -> None:

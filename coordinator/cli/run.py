@@ -90,6 +90,7 @@ class _Run:
         self._workers: list[Child] = []
         self._coordinator: Child | None = None
         self._is_over = False
+        self._is_decided = False
         self._interrupts = 0
         self._interrupted: asyncio.Future[int]
 
@@ -148,6 +149,7 @@ class _Run:
             async for status in follow(self._folder.address, None, job.name):
                 job = status
                 self._progress.show(job)
+        self._is_decided = True
         self._progress.close()
         seconds = time.monotonic() - self._begun
         if self._options.as_json:
@@ -244,9 +246,13 @@ class _Run:
         await asyncio.gather(*(worker.end(DRAIN_GRACE_S) for worker in self._workers))
 
     async def _end_all(self, tasks: "list[asyncio.Task[int] | asyncio.Task[None]]") -> None:
-        await asyncio.gather(*(worker.end(END_GRACE_S) for worker in self._workers))
-        if self._coordinator is not None:
-            await self._coordinator.end(END_GRACE_S)
+        ends = [worker.end(END_GRACE_S) for worker in self._workers]
+        last = [] if self._coordinator is None else [self._coordinator.end(END_GRACE_S)]
+        if self._is_decided:  # nobody has anything to tell the coordinator any more
+            await asyncio.gather(*ends, *last)
+        else:
+            await asyncio.gather(*ends)
+            await asyncio.gather(*last)
         self._children.cut()
         for task in tasks:
             task.cancel()

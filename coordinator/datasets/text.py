@@ -35,9 +35,7 @@ class Head:
     is_whole: bool
 
 
-def measure_csv(
-    files: Sequence[InputFile], spec: CsvSpec, named: Collection[str], limit_rows: int | None
-) -> Measured:
+def measure_csv(files: Sequence[InputFile], spec: CsvSpec, named: Collection[str], limit_rows: int | None) -> Measured:
     """Bytes and columns of CSV files; those that the job names where no file has as much as a header.
 
     Raises:

@@ -8,10 +8,9 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -163,21 +162,6 @@ class Faults(Site):
         """Starts ``headrace run``; all processes of it can be found by `processes`."""
         return self.start(job, *arguments, **{MARK: self.mark})
 
-    def headrace_as(self, user: int, *arguments: str) -> Ran:
-        """Runs ``headrace ARGUMENTS`` as another user of this machine; needs root."""
-        done = subprocess.run(
-            [sys.executable, "-m", "coordinator.cli", *arguments],
-            cwd="/",
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S,
-            check=False,
-            user=user,
-            group=user,
-            extra_groups=[],
-        )
-        return Ran(done.returncode, done.stdout, done.stderr)
-
     def let_go(self) -> None:
         """No batch is held any more."""
         (self.folder / "go").touch()
@@ -227,10 +211,10 @@ class Faults(Site):
         except AssertionError:
             raise AssertionError(f"still there after {timeout_s:g} s: {self.processes()}") from None
 
-    def computed(self) -> Counter[int]:
-        """How often the gate was given each id."""
-        path = self.folder / "computed"
-        return Counter(np.frombuffer(path.read_bytes(), np.int64).tolist() if path.exists() else [])
+    def times_computed(self, ids: Iterable[int]) -> set[int]:
+        """How often the gate was given these ids: all the numbers that occur."""
+        computed = Counter(np.frombuffer((self.folder / "computed").read_bytes(), np.int64).tolist())
+        return {computed[i] for i in ids}
 
     # ------------------------------------------------------------------ ends
 

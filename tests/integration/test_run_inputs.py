@@ -79,6 +79,12 @@ def read(paths: list[Path], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(tables).cast(schema)
 
 
+def expected_of(source: str) -> list[dict[str, Any]]:
+    """The rows of EXPECTED as they come from a file: CSV has no null text, an empty field is empty text."""
+    rows: list[dict[str, Any]] = EXPECTED.to_pylist()
+    return [row | {"s": row["s"] or ""} for row in rows] if source == "csv" else rows
+
+
 def source_of(kind: str, uri: str) -> dict[str, Any]:
     """CSV that says what a plain reader could only guess."""
     types = {name: TYPES[name] for name in TABLE.schema.names}
@@ -95,18 +101,19 @@ def test_values_are_equal_from_and_to(site: Site, source: str, sink: str) -> Non
 
     assert done["rows_out"] == 8
     site.verify()
-    assert read(site.data_files(), EXPECTED.schema).to_pylist() == EXPECTED.to_pylist()
+    assert read(site.data_files(), EXPECTED.schema).to_pylist() == expected_of(source)
 
 
 @pytest.mark.parametrize("name", ["in.csv.gz", "in.csv.zst", "in.jsonl.gz", "in.jsonl.zst"])
 def test_compressed_text_is_read(site: Site, name: str) -> None:
+    kind = name.split(".")[1]
     write(site.folder / name, TABLE)
-    job = site.job(source=source_of(name.split(".")[1], name), sink={"columns": COLUMNS})
+    job = site.job(source=source_of(kind, name), sink={"columns": COLUMNS})
 
     site.run_complete(job)
 
     site.verify()
-    assert site.rows().to_pylist() == EXPECTED.to_pylist()
+    assert site.rows().to_pylist() == expected_of(kind)
 
 
 # ---------------------------------------------------------------- few rows
@@ -156,7 +163,7 @@ def test_a_zero_length_file_among_others_has_no_rows(site: Site, kind: str) -> N
     site.run_complete(job)
 
     site.verify()
-    assert site.rows().to_pylist() == EXPECTED.to_pylist() * 2
+    assert site.rows().to_pylist() == expected_of(kind) * 2
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -169,6 +176,45 @@ def test_a_zero_length_file_alone_has_no_rows(site: Site, kind: str) -> None:
     site.verify()
     assert site.rows().schema.names == list(COLUMNS)
     assert site.rows().num_rows == 0
+
+
+@pytest.mark.parametrize(("kind", "text"), [("csv", "x,s\n"), ("csv", ""), ("jsonl", "")])
+def test_a_model_with_types_of_its_own_takes_a_file_without_rows(site: Site, kind: str, text: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, site.folder / "model.onnx")
+    site.write(f"in.{kind}", text)
+    job = site.job(
+        source={"format": kind, "uri": f"in.{kind}", "filter": "x > 1 and s in ('a', 'b')"},
+        pipeline=[{"name": "double", "onnx": "model.onnx", "inputs": {"x": ["source.x"]}}],
+    )
+
+    site.run_complete(job)
+
+    site.verify()
+    assert site.rows().num_rows == 0
+    assert site.rows().schema.field("y").type == pa.list_(pa.float32(), 1)
+
+
+def test_a_column_that_an_empty_file_with_a_header_lacks_is_still_a_mistake(site: Site) -> None:
+    site.write("in.csv", "z,s\n")
+    ran = site.run(site.job(source={"format": "csv", "uri": "in.csv"}))
+    assert ran.code == 42
+    assert "the source has no column 'x'; there are: z, s" in ran.stderr
+
+
+@pytest.mark.parametrize("text", ["x > 100", "x is null"])
+def test_a_filter_that_drops_every_row_makes_an_empty_output(site: Site, text: str) -> None:
+    site.parquet("in.parquet", {"x": range(100)}, row_group_size=10)
+
+    done = site.run_complete(site.job(source={"format": "parquet", "uri": "in.parquet", "filter": text}))
+
+    assert (done["rows_out"], done["rows_filtered"]) == (0, 100)
+    assert site.verify()["rows_filtered"] == 100
+    assert site.rows().schema.names == ["x", "y"]
 
 
 def test_one_row_is_a_job(site: Site) -> None:
@@ -249,7 +295,8 @@ def test_a_row_of_100_mb_goes_through_and_memory_stays_sane(site: Site, kind: pa
     assert site.rows().to_pylist() == [
         {"id": i, "size": sizes[i], "md5": hashlib.md5(values[i]).hexdigest()} for i in range(4)
     ]
-    assert peak.pss < 1_000_000_000
+    # 250 MB without it; pyarrow's Parquet reader takes three times the row, the arena one, the stage up to three.
+    assert peak.pss < 1_500_000_000
 
 
 @pytest.mark.slow
@@ -354,7 +401,10 @@ def test_a_limit_takes_the_first_rows_and_is_a_job_of_its_own(site: Site, kind: 
 
     site.verify()
     assert site.rows()["x"].to_pylist() == list(range(250))
-    assert site.run_complete(job)["rows_out"] == 400
+    refused = site.run(job)
+    assert refused.code == 1
+    assert "--again" in refused.stderr
+    assert site.run_complete(job, "--again")["rows_out"] == 400
     site.verify()
     assert site.rows()["x"].to_pylist() == list(range(400))
 
@@ -487,7 +537,7 @@ def test_rows_that_fail_are_rejected_one_by_one(site: Site, on_reject: str, nan:
 
 def test_a_stage_that_takes_arrow_gets_nulls_and_gives_them(site: Site) -> None:
     site.write("picky.py", PICKY)
-    site.parquet("in.parquet", {"x": [1, None, 3], "s": ["a", "ß", None]})
+    site.parquet("in.parquet", {"x": [1, None, 3], "s": ["a", "é", None]})
     job = site.job(
         source={"format": "parquet", "uri": "in.parquet"},
         pipeline=[
@@ -506,7 +556,7 @@ def test_a_stage_that_takes_arrow_gets_nulls_and_gives_them(site: Site) -> None:
     site.verify()
     assert site.rows().to_pylist() == [
         {"s": "a", "upper": "A", "sum": 2},
-        {"s": "ß", "upper": "SS", "sum": None},
+        {"s": "é", "upper": "É", "sum": None},
         {"s": None, "upper": None, "sum": 4},
     ]
 
@@ -537,22 +587,24 @@ class Texts:
 '''
 
 
-def test_strings_with_nulls_reach_a_python_stage_as_none(site: Site) -> None:
+def test_a_null_text_is_a_reject_unless_the_job_fills_it(site: Site) -> None:
     site.write("texts.py", TEXTS)
     site.write("in.jsonl", '{"s": "a"}\n{"s": null}\n{"s": ""}\n{}\n')
     stage = {"name": "texts", "python": "texts:Texts", "inputs": {"s": "source.s"}}
-    job = site.job(
-        source={"format": "jsonl", "uri": "in.jsonl"},
-        pipeline=[stage],
-        sink={"columns": {"s": "source.s", "kind": "texts.kind", "same": "texts.same"}},
-        errors={"maxRejected": 0},
+    columns = {"s": "source.s", "kind": "texts.kind", "same": "texts.same"}
+    source = {"format": "jsonl", "uri": "in.jsonl"}
+
+    site.run_complete(site.job(source=source, pipeline=[stage], sink={"columns": columns}, errors={"maxRejected": 2}))
+    assert [(row["_class"], row["s"]) for row in site.rejects()] == [("NullValue", None), ("NullValue", None)]
+    assert site.rows()["s"].to_pylist() == ["a", ""]
+
+    filling = {**stage, "cast": {"s": {"fill": "none"}}}
+    site.run_complete(
+        site.job(name="filled", source=source, pipeline=[filling], sink={"columns": columns, "uri": "filled"})
     )
-
-    site.run_complete(job)
-
-    assert site.rows().to_pylist() == [
+    assert site.rows(site.folder / "filled").to_pylist() == [
         {"s": "a", "kind": "str", "same": "a"},
-        {"s": None, "kind": "NoneType", "same": None},
+        {"s": None, "kind": "str", "same": "none"},
         {"s": "", "kind": "str", "same": ""},
-        {"s": None, "kind": "NoneType", "same": None},
+        {"s": None, "kind": "str", "same": "none"},
     ]
