@@ -117,8 +117,9 @@ def _typed(source: SourcePlan) -> "pa.Schema":
     """The columns whose types are known: the null type of a column without rows says nothing."""
     import pyarrow as pa
 
-    schema = source.schema
-    return schema if source.dataset.rows_total else pa.schema([f for f in schema if not pa.types.is_null(f.type)])
+    if source.dataset.rows_total != 0 or source.dataset.rows_estimated:
+        return source.schema
+    return pa.schema([field for field in source.schema if not pa.types.is_null(field.type)])
 
 
 def _uses(job: InferenceJob) -> Iterator[Use]:

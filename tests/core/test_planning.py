@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from headrace.local.messages import TensorSpec
 FOLDER = Path("/job")
 
 
-NO_FILES = Dataset("row", (), np.zeros(0, np.int64), (), np.zeros(1, np.int64), np.zeros(0, np.int64), True, 0, 0)
+UNCOUNTED = Dataset("row", (), np.zeros(0, np.int64), (), np.zeros(1, np.int64), np.zeros(0, np.int64), True, 0, None)
+NO_ROWS = replace(UNCOUNTED, rows_total=0)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Source:
 
 
 def source(**columns: pa.DataType) -> Source:
-    return Source(pa.schema(list(columns.items())), NO_FILES)
+    return Source(pa.schema(list(columns.items())), UNCOUNTED)
 
 
 def spec(dtype: str | None, *shape: int | None) -> TensorSpec:
@@ -347,6 +348,17 @@ def test_a_model_gets_what_it_takes_or_the_job_is_told(
     more = {"cast": {"x": cast}} if cast else {}
     made = job(onnx("m", {"x": reference}, **more))
     assert faults(made, source(**columns), m=model({"x": wanted})) == ([expected] if expected else [])
+
+
+def test_columns_of_a_dataset_without_rows_have_types_only_where_the_files_say_them() -> None:
+    made = job(onnx("m", {"x": "source.a", "t": "source.b"}), columns={"y": "m.y", "c": "source.c"})
+    wanted = model({"x": spec("float32"), "t": spec("utf8")})
+    unknown = pa.schema([("a", pa.null()), ("b", pa.null()), ("c", pa.null())])
+    assert faults(made, Source(unknown, NO_ROWS), m=wanted) == []
+    typed = pa.schema([("a", pa.string()), ("b", pa.null()), ("c", pa.null())])
+    assert faults(made, Source(typed, NO_ROWS), m=wanted) == [
+        "spec.pipeline[0].inputs.x: found utf8 [rows], and the model takes float32; a numeric column"
+    ]
 
 
 def test_what_a_stage_before_gives_is_checked_as_the_source_is() -> None:
