@@ -17,6 +17,7 @@ class Config:
     listen: tuple[str, int] | None  # loopback host and port
     token_file: Path | None  # bearer token for `listen`
     http_port: int | None  # metrics and probes on 127.0.0.1
+    awaits_submission: bool  # jobs of the ledger wait until they are submitted again
     lifeline_fd: int | None  # read end of a pipe: its end of file ends this process
     log_json: bool
 
@@ -35,6 +36,9 @@ def read_config(arguments: Sequence[str]) -> Config:
     parser.add_argument("--listen", metavar="HOST:PORT", help="loopback address to listen on; port 0 picks one")
     parser.add_argument("--token-file", type=Path, help="bearer token that --listen asks for")
     parser.add_argument("--http", type=int, metavar="PORT", help="serve /metrics, /livez and /readyz on 127.0.0.1:PORT")
+    parser.add_argument(
+        "--await-submission", action="store_true", help="grant nothing of the ledger's jobs before they are submitted"
+    )
     parser.add_argument("--lifeline-fd", type=int, metavar="N", help="end when this inherited pipe is closed")
     parser.add_argument("--log", choices=["console", "json"], default="console", help="form of the log on stderr")
     found = parser.parse_args(arguments)
@@ -46,6 +50,7 @@ def read_config(arguments: Sequence[str]) -> Config:
         listen=_loopback(found.listen, found.token_file),
         token_file=found.token_file,
         http_port=found.http,
+        awaits_submission=found.await_submission,
         lifeline_fd=found.lifeline_fd,
         log_json=found.log == "json",
     )

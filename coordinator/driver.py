@@ -14,23 +14,15 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
 
-from coordinator.core.facts import (
-    CommitDecided,
-    Ended,
-    EpochEnded,
-    Fact,
-    JobChanged,
-    TermRaised,
-)
+from coordinator.core.facts import CommitDecided, Ended, EpochEnded, Fact, JobChanged, OutputStep, TermRaised
 from coordinator.core.ledger import Ledger
-from coordinator.exchange import (
-    Seat,
-)
+from coordinator.exchange import Seat
 from coordinator.finish import finish, publish_due
 from coordinator.group_commit import GroupCommit
 from coordinator.job_run import OUTPUT_COMMITTED, JobRun
 from coordinator.jobs import JobState, budget_fault, failure_reason, nothing_came_out
 from coordinator.journal import CHECKPOINT_FACTS, Journal, JournalDamaged
+from coordinator.manifest import ManifestDamaged
 from coordinator.metrics import Counters
 from headrace.errors import BadJob, HeadraceError, SinkError
 from headrace.words import Epoch, Reason, ShardId, ShardState, WorkerName
@@ -44,6 +36,8 @@ LATE_S = 1.0
 """A tick that comes later by more than this means that we slept, not that workers are silent."""
 FORGET_AFTER_S = 3600.0
 """A lost worker is listed for so long."""
+CLEARED = "cleared"
+"""The output step after which nothing of a forgotten job is left in its output."""
 PUBLISH_TRIES = 5
 PUBLISH_BACKOFF_S = 0.5
 
@@ -87,16 +81,23 @@ class Driver:
         self.broken: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         """Done with the error after which this process must end."""
 
-    async def start(self) -> None:
-        """Raises the term and takes up all jobs where they were left."""
+    async def start(self, *, awaits_submission: bool = False) -> None:
+        """Raises the term and takes up all jobs where they were left.
+
+        With `awaits_submission` each of them waits until it is submitted again: whoever runs this coordinator has yet
+        to say whether the job's model and code are still what they were.
+        """
         self.record([TermRaised(self.term)])
         await self.commits.durable()
         for ledger in self.ledger.jobs.values():
             run = self.add_run(JobRun(ledger, ledger_path=self.path, now=self.now()))
+            run.is_awaited = awaits_submission
             if ledger.changed is not None:
                 run.changed(ledger.changed, self.now())
             if run.state in (JobState.PLANNED, JobState.RUNNING, JobState.SUSPENDED):
                 await self._take_up(run)
+            elif run.is_forgotten:
+                await self.clear(run)
         self.spawn(self._tick_on(), "tick")
 
     async def close(self) -> None:
@@ -136,9 +137,47 @@ class Driver:
                 self.record(run.table.worker_lost(worker))
 
     def fail(self, run: JobRun, reason: str, message: str) -> None:
-        """Ends a job that can't go on; the same submission continues it."""
+        """Ends a job that can't go on; the same submission continues it. Nothing if its output is being finished."""
+        if run.finishing is None:
+            self._fail(run, reason, message)
+
+    def _fail(self, run: JobRun, reason: str, message: str) -> None:
         if run.state in (JobState.RUNNING, JobState.SUSPENDED):
             self.change(run, JobState.FAILED, reason=reason, message=message)
+
+    def note_step(self, run: JobRun, step: str) -> None:
+        """Journals that a step of the output is done."""
+        fact = OutputStep(run.number, step)
+        run.ledger.apply(fact)
+        self.record([fact])
+
+    async def open_output(self, run: JobRun) -> None:
+        """Makes the output of a planned job its own, and ready for workers.
+
+        Raises:
+            BadJob, SinkError: it can't be had; nothing of this job is left there.
+        """
+        try:
+            await asyncio.to_thread(run.output.claim)
+            if (await asyncio.to_thread(run.output.last_manifest))[0] != run.plan.sink.number - 1:
+                raise SinkError(f"Another job finished in {run.output.folder} meanwhile; submit this one again.")
+            await asyncio.to_thread(run.output.prepare)
+        except (BadJob, SinkError) as error:
+            self.change(run, JobState.REFUSED, message=str(error))
+            await self.clear(run)
+            raise
+
+    async def clear(self, run: JobRun) -> None:
+        """Takes what a forgotten job left out of its output; a restart tries again where this failed."""
+        if CLEARED in run.ledger.steps:
+            return
+        await self.commits.durable()  # a job that isn't known to be forgotten keeps its output
+        try:
+            await asyncio.to_thread(run.output.abandon)
+        except SinkError as error:
+            log.warning("output not cleared", job=run.name, error=str(error))
+        else:
+            self.note_step(run, CLEARED)
 
     def seats_of(self, run: JobRun) -> list[Seat]:
         """The job's workers that aren't lost."""
@@ -210,7 +249,7 @@ class Driver:
 
     def settle(self, run: JobRun) -> None:
         """Follows up on what a turn decided: publishes that are due, budgets spent, the end."""
-        if self._is_closing:
+        if self._is_closing or run.is_forgotten:
             return
         for shard, epoch in run.table.publishes_due(self.now()):
             run.publishing.add(shard)
@@ -220,11 +259,15 @@ class Driver:
         rows = run.table.rows
         fault = budget_fault(run.program.errors, rows.read + run.rows_read_live, rows.rejected + run.rows_rejected_live)
         if fault:
-            self.fail(run, Reason.ERROR_BUDGET_EXCEEDED, fault)
+            self._fail_of_rejects(run, fault)
         elif run.table.counts.quarantined and run.options.on_quarantine == "fail":
             self._fail_quarantined(run)
         elif run.table.is_finished and not run.publishing:
             run.finishing = self.spawn(self._finish(run), f"finish {run.name}")
+
+    def _fail_of_rejects(self, run: JobRun, fault: str) -> None:
+        example = f"; such as {run.reject_example}" if run.reject_example else ""
+        self._fail(run, Reason.ERROR_BUDGET_EXCEEDED, fault + example)
 
     def _fail_quarantined(self, run: JobRun) -> None:
         view = run.table.shards(state=ShardState.QUARANTINED, limit=1)[0]
@@ -254,16 +297,17 @@ class Driver:
         try:
             fault = nothing_came_out(run.program.errors, rows.out, rows.rejected)
             if fault:
-                self.fail(run, Reason.ERROR_BUDGET_EXCEEDED, fault)
+                self._fail_of_rejects(run, fault)
                 return
-            await finish(run, self.commits, self)
+            if not await finish(run, self.commits, self):
+                return
             if table.counts.quarantined:
                 message = f"{table.counts.quarantined} shards were given up; the manifest lists their ranges."
-                self.change(run, JobState.FAILED, reason=Reason.BACKOFF_LIMIT_EXCEEDED, message=message)
+                self._fail(run, Reason.BACKOFF_LIMIT_EXCEEDED, message)
             else:
                 await self._succeed(run)
-        except SinkError as error:
-            self.fail(run, Reason.SINK_FAILED, str(error))
+        except (SinkError, ManifestDamaged) as error:
+            self._fail(run, Reason.SINK_FAILED, str(error))
         finally:
             run.finishing = None
 
@@ -282,18 +326,23 @@ class Driver:
         if OUTPUT_COMMITTED in run.ledger.steps:
             return
         try:
-            is_new = run.state is JobState.PLANNED
-            await asyncio.to_thread(run.output.claim if is_new else run.output.check_claim)
-            if "staging" not in run.ledger.steps:
-                await asyncio.to_thread(run.output.prepare)
-        except (BadJob, SinkError) as error:
             if run.state is JobState.PLANNED:
-                self.change(run, JobState.REFUSED, message=str(error))
+                await self.open_output(run)
+                self.change(run, JobState.RUNNING)
             else:
-                self.fail(run, Reason.SINK_FAILED, str(error))
-            return
-        if run.state is JobState.PLANNED:
-            self.change(run, JobState.RUNNING)
+                await self.reopen_output(run)
+        except (BadJob, SinkError) as error:
+            self.fail(run, Reason.SINK_FAILED, str(error))
+
+    async def reopen_output(self, run: JobRun) -> None:
+        """Makes sure that the output is still as this job left it, and ready for workers.
+
+        Raises:
+            SinkError: it isn't, or the ledger is behind it.
+        """
+        await asyncio.to_thread(run.output.check_claim)
+        if "staging" not in run.ledger.steps:
+            await asyncio.to_thread(run.output.prepare)
 
     def by_uid(self, uid: str) -> JobRun | None:
         return next((run for run in self.runs.values() if run.uid == uid), None)

@@ -140,6 +140,7 @@ class Report:
     is_draining: bool = False
     fatal_reason: str = ""
     fatal_message: str = ""
+    reject_example: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from coordinator.core.columns import Ints
 from coordinator.core.facts import CommitDecided, Fact, OutputFile, OutputStep
+from coordinator.core.ledger import UNDONE
 from coordinator.group_commit import GroupCommit
 from coordinator.job_run import OUTPUT_COMMITTED, JobRun
 from coordinator.manifest import Entry, Header, InputFile, QuarantinedEntry, ShardEntry, read_totals
@@ -38,13 +39,15 @@ async def publish_due(run: JobRun, shard: ShardId, epoch: Epoch, commits: GroupC
         SinkError: the store fails; nothing is decided.
     """
     await commits.durable()
+    if not run.table.awaits_publish(shard, epoch):
+        return
     commit = await commits.commit_at(run.table.commit_number(shard))
-    assert commit.epoch == epoch, f"{commit} is not of epoch {epoch}"
     await asyncio.to_thread(run.output.take, commit.files)
     try:
         await asyncio.to_thread(run.output.publish_taken, commit.files)
     except StagingGone:
-        if run.table.shards(state=None, after=shard - 1, limit=1)[0].state is ShardState.COMMITTING:
+        # Unless the worker's report came while this looked.
+        if run.table.awaits_publish(shard, epoch):
             driver.record(run.table.revoke(commit))
         return
     found = run.table.published(None, shard, epoch)
@@ -52,11 +55,14 @@ async def publish_due(run: JobRun, shard: ShardId, epoch: Epoch, commits: GroupC
         driver.record(found)
 
 
-async def finish(run: JobRun, commits: GroupCommit, driver: Decided) -> None:
+async def finish(run: JobRun, commits: GroupCommit, driver: Decided) -> bool:
     """Brings the output of a job whose last shard is done to its end. Call it again after a failure or a restart.
+
+    Gives False where the job goes on: in a held mode, what was staged for some commits is gone, and they were revoked.
 
     Raises:
         SinkError: the store fails; the steps done so far stay done.
+        ManifestDamaged: one that this output adds to can't be read.
     """
     await commits.durable()
     numbers = run.table.commit_numbers()
@@ -75,6 +81,8 @@ async def finish(run: JobRun, commits: GroupCommit, driver: Decided) -> None:
 
     await step("staging", output.take_staging)
     if is_held:
+        if "publish" not in run.ledger.steps and await _revoke_gone(run, commits, numbers, driver):
+            return False
         await step("old success", output.drop_success)
         await step("publish", lambda: output.publish_held(_files(commits, numbers)))
         driver.record(run.table.publish_all())
@@ -93,7 +101,7 @@ async def finish(run: JobRun, commits: GroupCommit, driver: Decided) -> None:
     inputs = _inputs(run)
     given_up = list(_quarantined(run))
     await step("manifest", lambda: output.write_manifest(header, inputs, _entries(commits, numbers, given_up)))
-    if sink.old and (not quarantined or run.options.on_quarantine == "degrade"):
+    if sink.old:
         await step("old files", lambda: output.delete_old(sink.old))
     if not quarantined:
         await step("success", lambda: output.write_success(_summary(run)))
@@ -101,6 +109,25 @@ async def finish(run: JobRun, commits: GroupCommit, driver: Decided) -> None:
     # Only a job that is known to be done gives its output free: after a crash it must not need the claim again.
     await commits.durable()
     await step("claim", output.release_claim)
+    return True
+
+
+async def _revoke_gone(run: JobRun, commits: GroupCommit, numbers: Ints, driver: Decided) -> bool:
+    """Looks for every file of a held output before any is published; revokes the commits that miss one."""
+
+    def look() -> list[CommitDecided]:
+        return [commit for commit in commits.commits(numbers) if not run.output.has_all(commit.files)]
+
+    gone = await asyncio.to_thread(look)
+    if not gone:
+        return False
+    undone = OutputStep(run.number, "staging", UNDONE)
+    run.ledger.apply(undone)
+    # Together: a restart finds shards to be done and knows that their workers need a staging folder.
+    driver.record([*(fact for commit in gone for fact in run.table.revoke(commit)), undone])
+    await commits.durable()
+    await asyncio.to_thread(run.output.prepare)
+    return True
 
 
 def _summary(run: JobRun) -> dict[str, object]:

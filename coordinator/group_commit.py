@@ -74,7 +74,11 @@ class GroupCommit:
         Nothing may be decided about what they mean before it returns. Gives the last one's number.
         """
         await self.durable()
-        self.last = max(self.last, await self._call(lambda: self._journal.append(facts)))
+        try:
+            self.last = max(self.last, await self._call(lambda: self._journal.append(facts)))
+        except JournalFailed as error:
+            self._fail(error)
+            raise
         return self.last
 
     async def checkpoint(self, facts: Callable[[], Iterable[Fact]]) -> None:
@@ -114,15 +118,18 @@ class GroupCommit:
             try:
                 last = await self._call(partial(self._journal.append, facts))
             except JournalFailed as error:
-                self.failure = error
-                self._failed(error)
-                self._wake(self._added)
+                self._fail(error)
                 break
             self.last = max(self.last, last)
             self._written += len(facts)
             self._noted(facts, last)
             self._wake(self._written)
         self._writer = None
+
+    def _fail(self, error: JournalFailed) -> None:
+        self.failure = error
+        self._failed(error)
+        self._wake(self._added)
 
     def _wake(self, written: int) -> None:
         waiters = self._waiters

@@ -16,7 +16,7 @@ import structlog
 
 from coordinator.core.lease_values import ShardView
 from coordinator.core.ledger import JobLedger, plan_facts
-from coordinator.driver import Driver, NoSuchJob, WrongState
+from coordinator.driver import CLEARED, Driver, NoSuchJob, WrongState
 from coordinator.exchange import Seat
 from coordinator.job_run import OUTPUT_COMMITTED, JobRun
 from coordinator.jobs import JobState, JobStatus
@@ -90,21 +90,13 @@ class JobDesk:
         ledger = JobLedger(plan.planned, plan.dataset, plan.ends)
         driver.ledger.add(ledger)
         run = driver.add_run(JobRun(ledger, ledger_path=driver.path, now=driver.now()))
-        try:
-            await asyncio.to_thread(run.output.claim)
-            if (await asyncio.to_thread(run.output.last_manifest))[0] != run.plan.sink.number - 1:
-                await asyncio.to_thread(run.output.release_claim)
-                raise SinkError(f"Another job finished in {run.output.folder} meanwhile; submit this one again.")
-            await asyncio.to_thread(run.output.prepare)
-        except (BadJob, SinkError) as error:
-            driver.change(run, JobState.REFUSED, message=str(error))
-            raise
+        await driver.open_output(run)
         driver.change(run, JobState.SUSPENDED if job.spec.suspend else JobState.RUNNING)
         log.info("job", job=run.name, uid=run.uid, state="Running", shards=plan.planned.shards)
         return run
 
     async def _continue(self, run: JobRun, job: "InferenceJob") -> None:
-        if run.state is JobState.SUCCEEDED or OUTPUT_COMMITTED in run.ledger.steps:
+        if run.state is JobState.SUCCEEDED or "claim" in run.ledger.steps:
             return
         program = await asyncio.to_thread(changed_program, run.program, job)
         run.set_options(read_options(job), program.to_json())
@@ -114,19 +106,20 @@ class JobDesk:
                     f"The job {run.name!r} gave up {run.table.counts.quarantined} shards ({run.message}). "
                     "Start it anew with --again, or let it end without them with errors.onQuarantine: degrade."
                 )
-            await asyncio.to_thread(run.output.check_claim)
-            if "staging" not in run.ledger.steps:
-                await asyncio.to_thread(run.output.prepare)
+            if OUTPUT_COMMITTED not in run.ledger.steps:
+                await self._driver.reopen_output(run)
             # Publishes that failed are tried again.
             run.table.restart(self._driver.now(), self._driver.lease_ttl_s)
+        run.is_awaited = False
         self._driver.change(run, JobState.SUSPENDED if job.spec.suspend else JobState.RUNNING)
 
     async def _abandon(self, run: JobRun) -> None:
         if run.finishing is not None or run.publishing:
             raise WrongState(f"The output of the job {run.name!r} is being finished; try again in a moment.")
         self._driver.change(run, JobState.ABANDONED)
-        await self._driver.commits.durable()
-        await asyncio.to_thread(run.output.abandon)
+        await self._driver.clear(run)
+        if CLEARED not in run.ledger.steps:
+            raise WrongState(f"What the job {run.name!r} left in {run.output.folder} can't be removed.")
 
     # ------------------------------------------------------------------ changes
 

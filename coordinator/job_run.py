@@ -52,10 +52,12 @@ class JobRun:
         self.program = program_from_json(planned.program)
         self.output = LocalOutput(Path(self.plan.sink.uri), job=self.name, uid=self.uid, ledger=str(ledger_path))
         self.state = JobState.PLANNED
+        self.is_awaited = False  # taken up from the ledger, and nothing is granted before it is submitted again
         self.reason = ""
         self.message = ""
         self.rows_read_live = 0  # sums over its workers
         self.rows_rejected_live = 0
+        self.reject_example = ""  # one rejected row, for the message of a job that fails of them
         self.workers = 0  # that aren't lost, as of the last tick
         self.estimate = Estimate()
         self.running_since: float | None = None
@@ -73,7 +75,7 @@ class JobRun:
     @property
     def is_open(self) -> bool:
         """Whether its shards may be granted."""
-        return self.state is JobState.RUNNING and self.finishing is None
+        return self.state is JobState.RUNNING and self.finishing is None and not self.is_awaited
 
     @property
     def is_terminal(self) -> bool:
@@ -143,7 +145,9 @@ class JobRun:
         self.rows_rejected_live += change[1]
 
     def units_live(self) -> int:
-        """Units read of leases that live."""
+        """Units done of leases that live; bytes count when they are read, since rows say nothing of them."""
+        if self.ledger.planned.unit != "byte":
+            return self.rows_read_live
         return sum(lease.position - self.table.range_of(lease.shard)[0] for lease in self.table.leases())
 
     def note_progress(self, now: float) -> None:

@@ -21,14 +21,13 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import structlog
-from grpclib.server import Server
 
 from coordinator import metrics
 from coordinator.config import Config, read_config
 from coordinator.driver import Driver
 from coordinator.job_desk import JobDesk
 from coordinator.journal import Journal, JournalDamaged, JournalFailed, JournalLocked, JournalTooNew
-from coordinator.rpc import serve_loopback, serve_unix
+from coordinator.rpc import GracefulServer, serve_loopback, serve_unix
 from coordinator.submission import warm_up
 from coordinator.worker_desk import WorkerDesk
 from headrace.channel import read_token
@@ -68,7 +67,7 @@ async def _run(config: Config) -> int:
     async with contextlib.AsyncExitStack() as stack:
         driver = Driver(Journal.open(config.state / LEDGER), clock=loop.time)
         stack.push_async_callback(driver.close)
-        await driver.start()
+        await driver.start(awaits_submission=config.awaits_submission)
         desk = JobDesk(driver)
         ready = await _serve(config, driver, desk, stack)
         # Before anything is planned, nothing needs pyarrow: the process answers first.
@@ -126,7 +125,8 @@ async def _unix(workers: WorkerDesk, desk: JobDesk, path: Path) -> AsyncIterator
         sock.close()
 
 
-async def _end(server: Server) -> None:
+async def _end(server: GracefulServer) -> None:
+    await server.settle()
     server.close()
     # From Python 3.12 on this waits for clients to hang up, and a worker stays connected for life.
     with contextlib.suppress(TimeoutError):

@@ -32,6 +32,7 @@ from coordinator.manifest import (
     Entry,
     Header,
     InputFile,
+    ManifestDamaged,
     ShardEntry,
     Totals,
     read_header,
@@ -39,7 +40,7 @@ from coordinator.manifest import (
     write_manifest,
 )
 from headrace.errors import BadJob, Fault, SinkError
-from headrace.publish import HIDDEN, REJECTED, fsync_folder, parse_part_name, publish, staged_name
+from headrace.publish import HIDDEN, REJECTED, fsync_folder, is_same, parse_part_name, publish, staged_name
 from headrace.words import JobUid
 
 SUCCESS = "_SUCCESS"
@@ -71,7 +72,7 @@ class LocalOutput:
             BadJob: another job claims this folder, one above it or one below it.
         """
         with _sink_errors(self.folder, "claimed"):
-            self.hidden.mkdir(parents=True, exist_ok=True)
+            _make_durably(self.hidden)
             path = self.hidden / CLAIM
             made = _create(path, json.dumps(self._claim).encode() + b"\n")
             if not made and _read_claim(path).get("uid") != self._uid:
@@ -82,8 +83,6 @@ class LocalOutput:
                 if made:
                     path.unlink(missing_ok=True)
                 raise BadJob([self._conflict(*other)])
-            fsync_folder(self.folder)
-            fsync_folder(self.folder.parent)
 
     def check_claim(self) -> None:
         """Checks that this job's claim is still there.
@@ -123,7 +122,7 @@ class LocalOutput:
         )
 
     def _claims_around(self) -> Iterator[tuple[Path, str]]:
-        for above in self.folder.absolute().parents:
+        for above in self.folder.resolve().parents:
             path = above / HIDDEN / CLAIM
             if path.is_file():
                 yield path, f"the folder {above} above this one"
@@ -189,6 +188,18 @@ class LocalOutput:
                     os.rename(folder / name, self.taken / name)
                 folder.rmdir()
 
+    def has_all(self, files: Iterable[OutputFile]) -> bool:
+        """Whether each file lies whole where `take_staging` put it, or is published."""
+        with _sink_errors(self.folder, "finished"):
+            for file in files:
+                try:
+                    is_whole = (self.taken / staged_name(file.name)).stat().st_size == file.size
+                except FileNotFoundError:
+                    is_whole = False
+                if not is_whole and not is_same(self.final(file.name), file.size, file.digest):
+                    return False
+            return True
+
     def drop_success(self) -> None:
         """Removes the `_SUCCESS` of an earlier job."""
         with _sink_errors(self.folder, "finished"):
@@ -248,11 +259,13 @@ class LocalOutput:
                 path = self.folder / name
                 path.unlink(missing_ok=True)
                 folders.update(parent for parent in path.parents if self.folder in parent.parents)
-            folders -= {self.hidden, self.folder / REJECTED}
-            for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
+            keep = {self.hidden, self.folder / REJECTED}
+            for folder in sorted(folders - keep, key=lambda path: len(path.parts), reverse=True):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
-            fsync_folder(self.folder)
+            for folder in (self.folder, *folders):
+                if folder.exists():
+                    fsync_folder(folder)
 
     def write_success(self, summary: dict[str, Any]) -> None:
         """Writes `_SUCCESS`, with the job's summary as JSON inside."""
@@ -271,10 +284,18 @@ class LocalOutput:
                 shutil.rmtree(self.taken)
 
     def abandon(self) -> None:
-        """Removes all that this unfinished job left: staging, published files, its claim."""
+        """Removes all that this unfinished job left: staging, marks of its end, published files, its claim."""
         with _sink_errors(self.folder, "cleared"):
             if not self.hidden.exists() or _read_claim(self.hidden / CLAIM).get("uid") != self._uid:
                 return
+            success = self.folder / SUCCESS
+            if _read_claim(success).get("uid") == self._uid:
+                success.unlink()
+                fsync_folder(self.folder)
+            _, manifest = newest_manifest(self.folder)
+            if manifest is not None and read_header(self.hidden / manifest).uid == self._uid:
+                (self.hidden / manifest).unlink()
+                fsync_folder(self.hidden)
         self.take_staging()
         self.sweep((), None)
         self.clear()
@@ -316,8 +337,16 @@ def newest_manifest(folder: Path) -> tuple[int, str | None]:
 def _sink_errors(folder: Path, done: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, ManifestDamaged) as error:
         raise SinkError(f"The output {folder} can't be {done}: {error}") from error
+
+
+def _make_durably(folder: Path) -> None:
+    """Makes a folder and those above it that are missing; none is lost with the machine's power."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        fsync_folder(made.parent)
 
 
 def _create(path: Path, body: bytes) -> bool:

@@ -40,6 +40,8 @@ PROTOCOL = 1
 WATCH_EVERY_S = 0.2
 """Least time between two messages of a watch; the last one comes at once."""
 LIST_MAX = 1000
+ANSWER_GRACE_S = 0.5
+"""For calls in progress when the process ends: they take milliseconds, but for planning, which is asked again."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -153,16 +155,36 @@ class JobService(v1.JobServiceBase):
         )
 
 
-def make_server(workers: WorkerDesk, jobs: JobDesk, token: str | None) -> Server:
+class GracefulServer(Server):
+    """A server that can let the calls in progress be answered before it is closed."""
+
+    def __init__(self, services: list[Any]) -> None:
+        super().__init__(services)
+        self._calls: set[asyncio.Task[Any]] = set()
+
+    def note_call(self) -> None:
+        """The current task serves a call that is to be answered; a watch, which ends with its job, is none."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+
+    async def settle(self) -> None:
+        """Waits until no call is in progress, for ANSWER_GRACE_S at most: who cancels a job hears so."""
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=ANSWER_GRACE_S)
+
+
+def make_server(workers: WorkerDesk, jobs: JobDesk, token: str | None) -> GracefulServer:
     """A server of all services; every call is checked for its length and, if there is a `token`, for that."""
     services: list[Any] = [WorkerService(workers), JobService(jobs)]
     _register_descriptors()
-    server = Server([*ServerReflection.extend(services), Health()])
+    server = GracefulServer([*ServerReflection.extend(services), Health()])
     _guard(server, token)
     return server
 
 
-async def serve_unix(workers: WorkerDesk, jobs: JobDesk, path: Path) -> tuple[Server, socket.socket]:
+async def serve_unix(workers: WorkerDesk, jobs: JobDesk, path: Path) -> tuple[GracefulServer, socket.socket]:
     """Serves on a Unix socket; the mode of its folder is the permission. Gives the server and its socket."""
     server = make_server(workers, jobs, token=None)
     sock = listen_unix(path)
@@ -171,7 +193,9 @@ async def serve_unix(workers: WorkerDesk, jobs: JobDesk, path: Path) -> tuple[Se
     return server, sock
 
 
-async def serve_loopback(workers: WorkerDesk, jobs: JobDesk, host: str, port: int, token: str) -> tuple[Server, int]:
+async def serve_loopback(
+    workers: WorkerDesk, jobs: JobDesk, host: str, port: int, token: str
+) -> tuple[GracefulServer, int]:
     """Serves on loopback with a token; gives the server and its port."""
     server = make_server(workers, jobs, token)
     sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -180,7 +204,7 @@ async def serve_loopback(workers: WorkerDesk, jobs: JobDesk, host: str, port: in
     return server, int(sock.getsockname()[1])
 
 
-def _guard(server: Server, token: str | None) -> None:
+def _guard(server: GracefulServer, token: str | None) -> None:
     expected = f"Bearer {token}".encode() if token is not None else None
 
     async def check(event: RecvRequest) -> None:
@@ -188,6 +212,8 @@ def _guard(server: Server, token: str | None) -> None:
             shown = str(event.metadata.get("authorization", "")).encode()
             if not hmac.compare_digest(shown, expected):
                 raise GRPCError(Status.UNAUTHENTICATED, "This coordinator asks for its bearer token.")
+        if not event.method_name.endswith("/Watch"):
+            server.note_call()
         event.method_func = _limited(event.method_func)  # type: ignore[assignment]
 
     listen(server, RecvRequest, check)

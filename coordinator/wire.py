@@ -79,6 +79,7 @@ def report(message: v1.ExchangeRequest) -> Report:
         is_draining=message.draining,
         fatal_reason=message.fatal_reason,
         fatal_message=message.fatal_message,
+        reject_example=message.reject_example,
     )
 
 
@@ -224,10 +225,15 @@ def _grant(value: Grant) -> v1.Grant:
         epoch=value.epoch,
         begin=value.begin,
         end=value.end,
-        slices=[
-            v1.FileSlice(s.path, s.size, s.version, begin=s.begin, end=s.end, units=s.units, origin=s.origin)
-            for s in value.slices
-        ],
+        slices=v1.FileSlices(
+            paths=[part.path for part in value.slices],
+            sizes=[part.size for part in value.slices],
+            versions=[part.version for part in value.slices],
+            begins=[part.begin for part in value.slices],
+            ends=[part.end for part in value.slices],
+            units=[part.units for part in value.slices],
+            origins=[part.origin for part in value.slices],
+        ),
     )
 
 

@@ -158,6 +158,7 @@ class WorkerDesk:
             if (lease.shard, lease.epoch) not in named:
                 self._give_back(run, lease, "the worker doesn't hold it")
         seat.observe(now, sum(lease.position - table.range_of(lease.shard)[0] for lease in table.held_by(seat.name)))
+        run.reject_example = run.reject_example or report.reject_example
         if report.fatal_reason:
             self._driver.fail(run, report.fatal_reason, report.fatal_message)
         self._driver.settle(run)

@@ -48,6 +48,7 @@ def _host(options: argparse.Namespace) -> int:
 
 
 def _probe(text: str) -> int:
+    sys.dont_write_bytecode = True  # planning touches nothing, not even the folder of the user's modules
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the stage prints is no part of the answer
     from . import probing

@@ -1,6 +1,7 @@
 """Exceptions as users want to read them: their own frames, not those of Headrace or of the libraries between."""
 
 import os
+import re
 import sysconfig
 import traceback
 from typing import Optional
@@ -13,6 +14,7 @@ TRACEBACK_CHARS_MAX = 16_000
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _PATHS = sysconfig.get_paths()
+_IMPORT_MACHINERY = re.compile(r"[/\\]importlib[/\\]|onnxruntime")
 _LIBRARIES = tuple(os.path.join(_PATHS[name], "") for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
@@ -33,9 +35,10 @@ def _shorten(told: Optional[traceback.TracebackException]) -> None:
     depth = 0
     while told is not None and depth < 10:  # chains can be loops
         outside = [frame for frame in told.stack if not _is_ours(frame.filename)]
-        # A class of an installed package has frames in libraries only; ONNX Runtime's own say nothing to anybody.
+        # A class of an installed package has frames in libraries only; those of ONNX Runtime and of the import of a
+        # file with a syntax error say nothing to anybody.
         kept = [frame for frame in outside if not frame.filename.startswith(_LIBRARIES)] or [
-            frame for frame in outside[-3:] if "onnxruntime" not in frame.filename
+            frame for frame in outside[-3:] if not _IMPORT_MACHINERY.search(frame.filename)
         ]
         told.stack = traceback.StackSummary.from_list(kept[-FRAMES_MAX:])
         told = told.__cause__ or told.__context__

@@ -145,6 +145,7 @@ class Report:
     write_busy_s: float = 0.0
     fatal_reason: str = ""
     fatal_message: str = ""
+    reject_example: str = ""  # one rejected row, where and why
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +241,7 @@ class CoordinatorClient:
             write_busy_s=report.write_busy_s,
             fatal_reason=report.fatal_reason,
             fatal_message=report.fatal_message,
+            reject_example=report.reject_example,
         )
         reply: v1.ExchangeReply = await self._persist(self._stub.exchange, request, terms)
         self._ledger_seen = max(self._ledger_seen, reply.ledger)
@@ -330,7 +332,8 @@ def _stage_message(summary: StageSummary) -> v1.StageStats:
 
 
 def _lease(grant: v1.Grant) -> Lease:
-    slices = tuple(
-        Slice(s.path, s.size, s.version, begin=s.begin, end=s.end, units=s.units, origin=s.origin) for s in grant.slices
-    )
+    parts = grant.slices
+    columns = (parts.paths, parts.sizes, parts.versions, parts.begins, parts.ends, parts.units, parts.origins)
+    slices = tuple(map(Slice, *columns)) if parts.paths else ()
+    assert all(len(column) == len(slices) for column in columns), "the lists of FileSlices are parallel"
     return Lease(grant.shard, grant.epoch, grant.begin, grant.end, slices)

@@ -43,7 +43,7 @@ from sidecar.reader import open_source, source_schema
 from sidecar.report import Rate, commit_wish, held_lease, stage_summaries
 from sidecar.shard_run import RunState, ShardRun
 from sidecar.wiring import Wiring, batch_rows_max, wire
-from sidecar.writer import SchemaChanged
+from sidecar.writer import AgreedSchema, SchemaChanged
 
 READERS = 2
 """Leases read at once: reading one overlaps with converting the other."""
@@ -111,6 +111,8 @@ class Driver:
         self._order = 0
         self._is_draining = False
         self._fatal_error: tuple[str, str] = ("", "")
+        self._reject_example = ""
+        self._schema = AgreedSchema()
         self._write_busy_s = 0.0
         self._rate = Rate()
         self._ended: asyncio.Future[ExitCode] = asyncio.get_running_loop().create_future()
@@ -133,12 +135,12 @@ class Driver:
                 finally:
                     for task in background:
                         task.cancel()
+                    self._source.close()  # remote reads under way end, which the feeds wait for
                     await self._flow.close()
                     for key, run in list(self._runs.items()):
                         if run.state is RunState.READING:
                             self._drop(key)  # also wakes who waits for room that will not come
         finally:
-            self._source.close()
             self._read_threads.shutdown(wait=False, cancel_futures=True)
             self._write_threads.shutdown(wait=False, cancel_futures=True)
 
@@ -194,23 +196,26 @@ class Driver:
     def _report(self) -> Report:
         now = asyncio.get_running_loop().time()
         runs = self._runs.values()
+        live = [run for run in runs if run.state in (RunState.READING, RunState.COMMITTING)]
         reading = sum(run.state is RunState.READING and not run.is_read for run in runs)
+        self._reject_example = self._reject_example or next((run.first_reject for run in runs if run.first_reject), "")
         return Report(
-            held=[held_lease(run) for run in runs if run.state in (RunState.READING, RunState.COMMITTING)],
+            held=[held_lease(run) for run in live],
             want=0 if self._is_draining or self._fatal_error[0] else max(0, LEASES_AHEAD - reading),
             commits=[commit_wish(run) for run in runs if run.state is RunState.COMMITTING],
             published=[held_lease(run) for run in runs if run.state is RunState.PUBLISHED],
             releases=list(self._handbacks),
             offers=[(run.key, run.offered) for run in runs if run.offered is not None],
             stages=stage_summaries(self._flow, self._rows_max, now),
-            rows_rejected_live=sum(run.rows_rejected for run in runs if run.state is RunState.READING),
-            rows_read_live=sum(run.rows_read for run in runs if run.state in (RunState.READING, RunState.COMMITTING)),
+            rows_rejected_live=sum(run.rows_rejected for run in live),
+            rows_read_live=sum(run.rows_done for run in live),
             rows_per_second=self._rate.value(now),
             draining=self._is_draining,
             read_busy_s=self._feed.read_busy_s,
             write_busy_s=self._write_busy_s,
             fatal_reason=self._fatal_error[0],
             fatal_message=self._fatal_error[1],
+            reject_example=self._reject_example,
         )
 
     async def _apply(self, answer: Answer) -> None:
@@ -228,15 +233,18 @@ class Driver:
             if self._is_draining:
                 self._handbacks.append(Handback(lease.key, "", "", is_charged=False))
                 continue
-            run = ShardRun(lease, self._order, self._program, Path(self._registration.staging), self._arena.view)
+            run = ShardRun(
+                lease, self._order, self._program, Path(self._registration.staging), self._arena.view, self._schema
+            )
             self._order += 1
             self._runs[lease.key] = run
             self._unread.put_nowait(run)
         if answer.directive == "register":
             await self._register_again()
         elif answer.directive == "stop":
-            for key in list(self._runs):
-                self._drop(key)
+            for key, run in list(self._runs.items()):
+                if run.state is RunState.READING:  # what is past it may be in the ledger: only STALE deletes its files
+                    self._drop(key)
             self._end(ExitCode.DONE)
         elif answer.directive == "drain":
             self.drain()
@@ -283,8 +291,8 @@ class Driver:
         if run.rows_out == 0 and not run.is_cancelled:
             specs = await self._flow.known_outputs()
             rows = empty_rows(self._program, specs)
-            # A type that nobody knows yet would contradict the files of other shards.
-            is_alone = run.end >= self._program.source.units
+            # A type that nobody knows yet would contradict the files of other shards, and those appended to.
+            is_alone = run.end >= self._program.source.units and self._program.sink.mode != "append"
             if is_alone or not any(pa.types.is_null(kind) for kind in rows.schema.types):
                 await self._in_writer(lambda: run.write_empty(rows))
 
@@ -294,6 +302,7 @@ class Driver:
             asyncio.get_running_loop().call_soon(self._flow.written, batch)
             return
         run.finished.append(batch)
+        run.rows_done += batch.rows
         self._rate.add(asyncio.get_running_loop().time(), batch.rows)
         self._settle(run)
 

@@ -81,6 +81,7 @@ class Feed:
                 block, values = found
                 run.rows_read += block.rows_read
                 run.rows_filtered += block.rows_filtered
+                run.rows_done += block.rows_filtered + len(block.bad)
                 await self._feed_block(run, block, values)
         finally:
             close = getattr(blocks, "close", None)
@@ -156,6 +157,7 @@ class Feed:
                 row = SourceRows(source.block, source.begin, 1)
                 blame = Blame(SOURCE, "TooLarge", "the row's columns exceed the arena")
                 await self._in_thread(partial(run.reject_row, row, blame))
+                run.rows_done += 1
                 return _TooLarge()
             count //= 2
 
@@ -194,7 +196,13 @@ class Feed:
             finally:
                 self.read_busy_s += time.perf_counter() - begun
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, timed)
+        future = asyncio.get_running_loop().run_in_executor(self._threads, timed)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # A thread can't be interrupted, and what it reads and where it writes is in use until it ends.
+            await asyncio.wait([future])
+            raise
 
 
 def _clip(slices: Sequence[Slice], begin: int, end: int) -> list[Slice]:

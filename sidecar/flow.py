@@ -103,6 +103,7 @@ class Flow:
             Space(arena.size, soft_bytes),
             window=4 * in_flight + 4 * len(program.stages) + 4,
         )
+        self._reads = wiring.columns_read
         self._hosts: dict[str, Host] = {}
         self._waiters: list[_Waiter] = []
         self._closing = False
@@ -206,7 +207,8 @@ class Flow:
         """The lease is gone."""
         for waiter in [waiter for waiter in self._waiters if waiter.shard == shard]:
             self._waiters.remove(waiter)
-            waiter.future.set_result(None)
+            if not waiter.future.done():
+                waiter.future.set_result(None)
         self._execute(self._pipeline.cancel(shard))
         self._serve_waiters()
 
@@ -215,8 +217,14 @@ class Flow:
         return self._pipeline.queued(stage)
 
     def _serve_waiters(self) -> None:
-        while self._waiters and (admission := self._waiters[0].attempt()) is not None:
-            self._waiters.pop(0).future.set_result(admission)
+        while self._waiters:
+            first = self._waiters[0]
+            if not first.future.done():  # else its task was cancelled
+                admission = first.attempt()
+                if admission is None:
+                    return
+                first.future.set_result(admission)
+            self._waiters.pop(0)
 
     def _execute(self, actions: Sequence[Action]) -> None:
         if self._closing:
@@ -279,6 +287,11 @@ class Flow:
         record.batches += 1
         record.busy_s += busy_s
         record.longest_s = max(record.longest_s, busy_s)
+        missing = self._reads[stage] - columns.keys()
+        if missing:
+            given = ", ".join(sorted(columns.keys() - {ERROR_OUTPUT})) or "nothing"
+            self._on_fatal("SchemaMismatch", f"stage {stage!r} gives {given}, but the job reads its {min(missing)!r}")
+            return
         blamed = self._row_errors(stage, columns[ERROR_OUTPUT]) if ERROR_OUTPUT in columns else {}
         self._execute(self._pipeline.done(stage, predictor, piece, columns, blamed))
         self._serve_waiters()

@@ -23,6 +23,9 @@ UNSENT_BYTES_MAX = 16 << 20
 
 _UNIX_PATH_BYTES_MAX = 107
 
+_GONE = (BrokenPipeError, ConnectionResetError)
+"""The other side has ended. What it said before may still be unread, so only reading ends a connection for this."""
+
 
 class Link:
     """A connected socket. `closed` is called once, with a reason, unless `close` ends it from this side."""
@@ -52,6 +55,8 @@ class Link:
                 sent = self._sock.send(data)
             except BlockingIOError:
                 sent = 0
+            except _GONE:
+                return
             except OSError as error:
                 # Reported later: the caller is in the middle of sending and must not be called back.
                 self._loop.call_soon(self._end, f"sending: {error}")
@@ -69,6 +74,8 @@ class Link:
         assert not self._unsent, "a file descriptor behind unsent bytes"
         try:
             sent = self._sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+        except _GONE:
+            return
         except OSError as error:
             self._loop.call_soon(self._end, f"sending the arena: {error}")
             return
@@ -94,6 +101,9 @@ class Link:
             data = self._sock.recv(READ_BYTES)
         except BlockingIOError:
             return
+        except ConnectionResetError:  # it ended with frames of ours unread
+            self._end("")
+            return
         except OSError as error:
             self._end(f"reading: {error}")
             return
@@ -112,6 +122,10 @@ class Link:
         try:
             sent = self._sock.send(self._unsent)
         except BlockingIOError:
+            return
+        except _GONE:
+            self._unsent.clear()
+            self._loop.remove_writer(self._sock)
             return
         except OSError as error:
             self._end(f"sending: {error}")

@@ -28,7 +28,10 @@ from sidecar.coordinator_client import Lease
 from sidecar.core.batches import Batch, Blame, Piece, ShardKey
 from sidecar.core.order import OutputOrder, Place
 from sidecar.reader import Block, Cursor
-from sidecar.writer import RejectsWriter, ShardWriter, Staged, column_to_arrow
+from sidecar.writer import AgreedSchema, RejectsWriter, ShardWriter, Staged, column_to_arrow
+
+MESSAGE_CHARS_MAX = 300
+"""Of the reject that stands for the others in a job's message."""
 
 
 class RunState(Enum):
@@ -65,8 +68,10 @@ class SourceRows:
 class ShardRun:
     """The work on one lease."""
 
-    def __init__(self, lease: Lease, order: int, program: Program, staging: Path, arena: memoryview) -> None:
-        """`order` is the age of the lease in this worker; `arena` the whole arena's bytes."""
+    def __init__(
+        self, lease: Lease, order: int, program: Program, staging: Path, arena: memoryview, schema: AgreedSchema
+    ) -> None:
+        """`order` is the age of the lease in this worker; `arena` the whole arena's bytes; leases share `schema`."""
         self.lease = lease
         self.order = order
         self.end = lease.end  # where reading stops
@@ -82,11 +87,14 @@ class ShardRun:
         self.finished: list[Batch] = []  # by the pipeline, not yet copied out
         self.rows_read = 0
         self.rows_filtered = 0
+        self.rows_done = 0  # of those read: filtered, rejected or through all stages
         self.rows_out = 0
         self.rows_rejected = 0
+        self.first_reject = ""  # where and why
         self._program = program
         self._staging = staging
         self._arena = arena
+        self._schema = schema
         self._sources: dict[int, SourceRows] = {}
         self._order = OutputOrder()
         self._ordering = threading.Lock()  # the loop starts batches while a writer thread takes those that are ready
@@ -190,6 +198,7 @@ class ShardRun:
     def _write(self, rows: pa.RecordBatch) -> None:
         if rows.num_rows:
             if self._writer is None:
+                self._schema.agree(rows.schema)
                 self._writer = ShardWriter(self._program.sink, self._staging, self._stem())
             self._writer.write(rows)
             self.rows_out += rows.num_rows
@@ -266,6 +275,7 @@ class ShardRun:
             if self._is_discarded:
                 return
             self.rows_rejected += len(blames)
+            self.first_reject = self.first_reject or _told(paths[0], int(addresses[0]), blames[0])
             if self._rejects is None:
                 self._rejects = RejectsWriter(self._staging, self._stem(), keep_rows=self._program.errors.keep_rows)
             for path, group in groupby(range(len(blames)), key=paths.__getitem__):
@@ -276,3 +286,10 @@ class ShardRun:
 
     def _stem(self) -> str:
         return part_name(self.lease.shard, self._program.job_uid, self.lease.epoch, self._random, "")
+
+
+def _told(path: str, address: int, blame: Blame) -> str:
+    """One reject in one line for people."""
+    message = " ".join(blame.message.split())
+    short = message if len(message) <= MESSAGE_CHARS_MAX else f"{message[:MESSAGE_CHARS_MAX]} …"
+    return f"the row at {address} of {path}: {blame.stage}: {blame.kind}: {short}"

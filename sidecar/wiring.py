@@ -16,6 +16,7 @@ class Wiring:
 
     stages: tuple[StageWiring, ...]
     sink_reads: frozenset[str]
+    columns_read: dict[str, frozenset[str]]  # by stage, its outputs that the sink or a later stage names
     tensors: tuple[SourceTensor, ...]
 
 
@@ -38,7 +39,12 @@ def wire(program: Program) -> Wiring:
         for stage in program.stages
     )
     sink_reads = frozenset(column.ref.producer for column in program.sink.columns) - {SOURCE}
-    return Wiring(stages, sink_reads, source_tensors(program))
+    refs = [ref for stage in program.stages for each in stage.inputs for ref in each.refs]
+    refs += [column.ref for column in program.sink.columns]
+    columns_read = {
+        stage.name: frozenset(ref.column for ref in refs if ref.producer == stage.name) for stage in program.stages
+    }
+    return Wiring(stages, sink_reads, columns_read, source_tensors(program))
 
 
 def output_row_bytes(specs: Specs) -> float | None:

@@ -45,12 +45,11 @@ class Progress:
                 unit="rows",
                 dynamic_ncols=True,
                 leave=False,
-                bar_format="{desc}{percentage:3.0f}%|{bar}| {postfix}",
+                bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
             )
-        self._bar.set_description_str(f"{job.name} ", refresh=False)
         self._bar.total = max(total, done, 1)
         self._bar.n = done
-        self._bar.set_postfix_str(line(job), refresh=False)
+        self._bar.set_description_str(f"{job.name}: {line(job)}", refresh=False)
         self._bar.refresh()
 
 

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +89,7 @@ class _Run:
         self._children = Children(folder.logs, options.verbose)
         self._workers: list[Child] = []
         self._coordinator: Child | None = None
+        self._is_submitted = False
         self._is_over = False
         self._is_decided = False
         self._interrupts = 0
@@ -138,6 +139,7 @@ class _Run:
         from coordinator.cli.summary import job_json, plan_text, summary_text
 
         job = await self._submit()
+        self._is_submitted = True
         if not self._options.as_json:
             if job.phase == "Succeeded":
                 print(f"Job {job.name} is complete already (--again starts it anew).")
@@ -210,19 +212,24 @@ class _Run:
     # ------------------------------------------------------------------ children
 
     async def _keep_coordinator(self) -> None:
-        arguments = ["--state", str(self._folder.path), "--socket", str(self._folder.socket)]
+        def arguments() -> list[str]:
+            places = ["--state", str(self._folder.path), "--socket", str(self._folder.socket)]
+            # Before the submission is accepted, nobody knows that the job's model and code are what they were.
+            return places if self._is_submitted else [*places, "--await-submission"]
+
         await self._keep("coordinator", "coordinator", arguments)
 
     async def _keep_worker(self, number: int) -> None:
         name = f"worker-{number}"
         arguments = ["--coordinator", self._folder.address, "--worker", name]
-        await self._keep(name, "sidecar", [*arguments, *(["--verbose"] if self._options.verbose else [])])
+        arguments += ["--verbose"] if self._options.verbose else []
+        await self._keep(name, "sidecar", lambda: arguments)
 
-    async def _keep(self, name: str, module: str, arguments: list[str]) -> None:
+    async def _keep(self, name: str, module: str, arguments: Callable[[], list[str]]) -> None:
         """Starts a child again whenever it dies; returns when the run is over."""
         ends: list[float] = []
         while not self._is_over:
-            child = await self._children.start(name, module, arguments)
+            child = await self._children.start(name, module, arguments())
             if name == "coordinator":
                 self._coordinator = child
             else:
@@ -231,7 +238,7 @@ class _Run:
             if self._is_over:
                 return
             if status == ExitCode.DONE and module == "sidecar":
-                # The job is over, which the watch says in a moment, or suspended: the next one waits for its resumption.
+                # The job is over, which the watch says in a moment, or suspended: the next one waits for its end.
                 await asyncio.sleep(DRAINED_PAUSE_S)
                 continue
             now = time.monotonic()

@@ -14,7 +14,7 @@ WRITER = "writing"
 
 
 def plan_text(job: v1.Job, workers: int) -> str:
-    """The plan in a few lines: files, rows if known, shards, stages, predictors of each of `workers` on this machine."""
+    """The plan in a few lines: files, rows if known, shards, stages, predictors of each of `workers` workers here."""
     shards = job.shards_pending + job.shards_leased + job.shards_committed + job.shards_quarantined
     rows = f"{job.rows_total:,} rows" if job.rows_total and not job.rows_estimated else "rows not known before reading"
     plan: dict[str, Any] = json.loads(job.plan) if job.plan else {}

@@ -31,6 +31,9 @@ _PART: Final = 262_144  # entries of one part: 2 MB of int64 before compression
 _FILES_PART: Final = 16_384
 _INT64: Final = np.dtype(np.int64)
 
+UNDONE: Final = "undone"
+"""Detail of an `OutputStep` that takes the step back: it is to be done again."""
+
 
 def plan_facts(planned: JobPlanned, dataset: Dataset, ends: Ints) -> Iterator[Fact]:
     """The whole plan as facts, made one at a time: ten million shards are never in memory twice."""
@@ -79,7 +82,9 @@ class JobLedger:
             case JobChanged():
                 self.changed = fact
             case OutputStep():
-                self.steps[fact.step] = fact.detail
+                self.steps.pop(fact.step, None)
+                if fact.detail != UNDONE:
+                    self.steps[fact.step] = fact.detail
             case TermRaised() | JobPlanned() | FilesPart() | CutsPart() | ShardsPart():
                 raise AssertionError(f"not a fact of a planned job: {fact}")
             case _:

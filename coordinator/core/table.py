@@ -158,6 +158,11 @@ class ShardTable:
         """Commits whose publish isn't reported yet; none in held modes."""
         return [(ShardId(shard), publishing.epoch) for shard, publishing in self._publishing.items()]
 
+    def awaits_publish(self, shard: ShardId, epoch: Epoch) -> bool:
+        """Whether this commit counts and its publish isn't journaled yet; never in held modes."""
+        publishing = self._publishing.get(shard)
+        return publishing is not None and publishing.epoch == epoch
+
     def next_cut(self, unit: int) -> int:
         """The lowest unit at or past `unit` where a lease may be split; may lie past its end."""
         if self.is_divisible:

@@ -48,7 +48,9 @@ def sink_faults(job: InferenceJob, dataset: "Dataset | None") -> list[Fault]:
 
 
 def _folder_faults(job: InferenceJob, sink: Path) -> list[Fault]:
-    existing = next(path for path in (sink, *sink.parents) if _exists(path))
+    existing = next(path for path in (sink, *sink.parents) if path.is_symlink() or _exists(path))
+    if not _exists(existing):
+        return [Fault(_FIELD, f"{existing} is a link to nothing", "a folder for the output files")]
     if not existing.is_dir():
         return [Fault(_FIELD, f"{existing} is a file", "a folder for the output files")]
     faults = []

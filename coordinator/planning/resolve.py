@@ -79,7 +79,11 @@ def resolve(
         source=_source_program(job, source, limit_rows),
         stages=tuple(_stage(job, stage, probes.get(stage.name)) for stage in running_order(spec.pipeline)),
         sink=SinkProgram(
-            spec.sink.format, spec.sink.uri, tuple(_sink_columns(job, source.schema.names)), spec.sink.codec
+            spec.sink.format,
+            spec.sink.uri,
+            tuple(_sink_columns(job, source.schema.names)),
+            spec.sink.codec,
+            spec.sink.mode,
         ),
         errors=ErrorPolicy(
             max_rejected_rows=spec.errors.max_rejected.rows,

@@ -108,6 +108,7 @@ class SinkProgram:
     uri: str  # absolute path of the output folder
     columns: tuple[SinkColumn, ...]  # `"*": source` is already spelt out
     compression: str = "zstd"  # none | zstd | gzip | snappy | lz4, what the format knows
+    mode: Literal["fail", "append", "replace"] = "fail"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 Both may do it at the same time and as often as they like: a name is linked once, never overwritten, and a name found
 again counts as published only with the size and digest that the ledger holds (architecture 3.4).
 
-    staging/NAME ──link──▶ OUTPUT/NAME ──▶ unlink the staged name ──▶ fsync the folder
+    staging/NAME ──link──▶ OUTPUT/NAME ──▶ fsync the folder ──▶ unlink the staged name
 
 Not here: who may publish and when (`coordinator.driver`), what is staged (`sidecar.writer`).
 """
@@ -63,8 +63,9 @@ def publish(staged: Path, final: Path, size: int, digest: str, *, verify: bool =
         SinkError: `final` exists with other content, or the store fails.
     """
     try:
-        if verify and not _is_same(staged, size, digest):
-            if _is_same(final, size, digest):
+        if verify and not is_same(staged, size, digest):
+            if is_same(final, size, digest):
+                fsync_folder(final.parent)  # whoever linked it may have died before this
                 staged.unlink(missing_ok=True)
                 return
             raise StagingGone(f"{staged} is missing or isn't what was committed, and {final.name} isn't published.")
@@ -73,16 +74,16 @@ def publish(staged: Path, final: Path, size: int, digest: str, *, verify: bool =
                 raise StagingGone(f"{staged} has {staged.stat().st_size} bytes where {size} were committed.")
             os.link(staged, final)
         except FileExistsError:
-            if not _is_same(final, size, digest):
+            if not is_same(final, size, digest):
                 raise SinkError(f"{final} exists with other content; it is not overwritten.") from None
         except FileNotFoundError as error:
             if staged.exists():
                 raise SinkError(f"The folder of {final} is missing.") from error
-            if not _is_same(final, size, digest):
+            if not is_same(final, size, digest):
                 raise StagingGone(f"{staged} is gone and {final.name} isn't published.") from error
-            return
-        staged.unlink(missing_ok=True)
+        # Before the staged name goes: a machine that dies here must not lose both.
         fsync_folder(final.parent)
+        staged.unlink(missing_ok=True)
     except OSError as error:
         raise SinkError(f"{final} can't be published: {error}") from error
 
@@ -96,7 +97,8 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _is_same(path: Path, size: int, digest: str) -> bool:
+def is_same(path: Path, size: int, digest: str) -> bool:
+    """Whether the file is there, whole, and what was committed."""
     try:
         return path.stat().st_size == size and file_digest(path) == digest
     except FileNotFoundError:

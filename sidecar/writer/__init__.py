@@ -8,7 +8,7 @@ Not here: publishing (`headrace.publish`), which rows (`sidecar.shard_run`).
 
 from sidecar.converter.to_arrow import column_to_arrow
 from sidecar.writer.rejects import RejectsWriter
-from sidecar.writer.shard import SchemaChanged, ShardWriter
+from sidecar.writer.shard import AgreedSchema, SchemaChanged, ShardWriter
 from sidecar.writer.staged import Staged
 
-__all__ = ["RejectsWriter", "SchemaChanged", "ShardWriter", "Staged", "column_to_arrow"]
+__all__ = ["AgreedSchema", "RejectsWriter", "SchemaChanged", "ShardWriter", "Staged", "column_to_arrow"]

@@ -4,6 +4,7 @@ The first rows fix the columns and their types; the file is made then.
 """
 
 import io
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +19,25 @@ class SchemaChanged(HeadraceError):
     """Rows came with other columns or types than the rows before them: the stage's fault."""
 
     kind = "SchemaMismatch"
+
+
+class AgreedSchema:
+    """The columns and types that all files of a worker have: a reader takes them for one table."""
+
+    def __init__(self) -> None:
+        self._first: pa.Schema | None = None
+        self._lock = threading.Lock()
+
+    def agree(self, schema: pa.Schema) -> None:
+        """Takes those of the first file.
+
+        Raises:
+            SchemaChanged: they aren't those of the files before.
+        """
+        with self._lock:
+            if self._first is None:
+                self._first = schema
+        _check_same(self._first, schema)
 
 
 class ShardWriter:

@@ -27,7 +27,7 @@ MARK = "HEADRACE_TEST_MARK"
 WIDTH = 32
 """Columns of a row: 256 bytes, so that 4,096 rows are a shard's least."""
 ROWS = 40_960
-HELD_FROM = ROWS // 2
+HELD_FROM = ROWS // 4
 
 STAGES = '''
 import os

@@ -1,5 +1,6 @@
 """Planning: what is listed, in which order, with which lengths and columns, and what is refused."""
 
+import glob
 import gzip
 import os
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,7 @@ def tree(tmp_path: Path) -> Path:
         (["**/deep/?.txt"], [], ["sub/deep/d.txt"]),
         (["[ab].txt"], [], ["a.txt", "b.txt"]),
         (["sub/[1].txt"], [], ["sub/[1].txt"]),
+        (["sub/[[]1].txt"], [], ["sub/[1].txt"]),
         ([".git/*"], [], [".git/f"]),
         (["b.txt", "*.txt"], [], ["b.txt", "_g.txt", "a.txt"]),
         (["**/[c-d].txt"], ["sub/deep/*"], ["sub/c.txt"]),
@@ -316,6 +318,25 @@ def test_empty_text_files_are_an_empty_dataset(tmp_path: Path) -> None:
     touch(tmp_path / "x.jsonl", b"")
     planned = plan(Spec("jsonl", [str(tmp_path)]))
     assert (planned.dataset.units_total, planned.dataset.rows_total, planned.schema.names) == (0, 0, [])
+
+
+def test_text_without_records_has_the_columns_of_its_header_or_those_that_the_job_names(tmp_path: Path) -> None:
+    touch(tmp_path / "h.csv", b"a,b\n")
+    touch(tmp_path / "k=1" / "x.csv", b"")
+    header = Spec("csv", [str(tmp_path / "h.csv")], csv=Csv(types={"b": "int32"}))
+    planned = plan_source(header, columns=None, limit_rows=None, named=["a", "c"])
+    assert planned.dataset.units_total == 0
+    assert planned.schema == pa.schema([("a", pa.null()), ("b", pa.int32())])
+    nothing = Spec("csv", [str(tmp_path / "k=1")], filter="z > 1 and k == 2", csv=Csv(types={"b": "int32"}))
+    planned = plan_source(nothing, columns=None, limit_rows=None, named=["a", "b", "k"])
+    assert planned.schema == pa.schema([("a", pa.null()), ("b", pa.int32()), ("z", pa.null()), ("k", pa.int64())])
+
+
+def test_a_folder_with_wildcards_in_its_own_name_is_walked_as_it_is(tmp_path: Path) -> None:
+    touch(tmp_path / "a [1]*" / "b" / "x.txt")
+    touch(tmp_path / "a 1" / "b" / "y.txt")
+    escaped = glob.escape(str(tmp_path / "a [1]*"))
+    assert names(plan(Spec("files", [f"{escaped}/*/*.txt"])), tmp_path) == ["a [1]*/b/x.txt"]
 
 
 # ---------------------------------------------------------------- program

@@ -100,6 +100,66 @@ def test_more_rejects_than_the_budget_fail_the_job_and_a_larger_budget_continues
     site.verify()
 
 
+WRONG = '''
+class Raises:
+    def __call__(self, batch):
+        raise ValueError("this model needs a haircut")
+
+
+class Forgets:
+    def __call__(self, batch):
+        return {"z": batch["x"], "w": batch["x"]}
+
+
+class Wavers:
+    """Whole numbers first, then fractions."""
+
+    def __call__(self, batch):
+        return {"y": batch["x"] if batch["x"][0] < 2000 else batch["x"] / 2}
+'''
+
+
+@pytest.mark.parametrize("rows", [10, 5000])
+def test_a_stage_that_fails_for_every_row_fails_the_job_with_its_own_words(site: Site, rows: int) -> None:
+    site.write("wrong.py", WRONG)
+    path = site.parquet("in.parquet", {"x": range(rows)})
+    stage = {**DOUBLE_STAGE, "python": "wrong:Raises"}
+
+    message = failed(site.run(site.job(source={"format": "parquet", "uri": "in.parquet"}, pipeline=[stage])))
+
+    assert message.startswith("ErrorBudgetExceeded: ")
+    assert f" of {path}: double: ValueError: this model needs a haircut" in message
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("wrong:Forgets", "SchemaMismatch: stage 'double' gives w, z, but the job reads its 'y'"),
+        ("wrong:Wavers", "SchemaMismatch: Output column 'y' comes as double; it was int64 in the rows before."),
+    ],
+)
+def test_a_stage_whose_output_is_not_what_the_job_reads_fails_the_job(site: Site, target: str, said: str) -> None:
+    site.write("wrong.py", WRONG)
+    site.parquet("in.parquet", {"x": range(5000)})
+    stage = {**DOUBLE_STAGE, "python": target}
+
+    ran = site.run(site.job(source={"format": "parquet", "uri": "in.parquet"}, pipeline=[stage]))
+
+    assert failed(ran) == said
+    assert ran.stderr == ""
+
+
+def test_files_of_one_output_have_columns_of_one_type(site: Site) -> None:
+    rows = 600_000
+    site.write("wrong.py", WRONG.replace("2000", str(rows // 3)))
+    site.parquet("in.parquet", {"x": range(rows)}, row_group_size=rows // 12)  # three shards, each of one type
+    stage = {**DOUBLE_STAGE, "python": "wrong:Wavers"}
+
+    message = failed(site.run(site.job(source={"format": "parquet", "uri": "in.parquet"}, pipeline=[stage])))
+
+    assert message.startswith("SchemaMismatch: Output column 'y' comes as ")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own with 1 MB."""

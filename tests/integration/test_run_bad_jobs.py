@@ -39,6 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     made.write("not-a-model.onnx", "This is text.\n" * 20)
     made.write("bad.py", BAD_STAGES)
     made.write("full/results.txt", "of last week")
+    (made.folder / "link").symlink_to(made.folder / "nowhere")
     made.write("above/in/a.csv", "x\n1\n")
     shutil.copy(made.folder / "in" / "a.parquet", made.folder / "above" / "a.parquet")
     return made
@@ -145,6 +146,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"source": SOURCE, "sink": {"uri": "full"}},
         ["spec.sink.uri", "isn't empty", "results.txt"],
     ),
+    "an output that is a link to nothing": (
+        {"source": SOURCE, "sink": {"uri": "link"}},
+        ["spec.sink.uri", "link is a link to nothing"],
+    ),
     "a filter that names no column": (
         {"source": {**SOURCE, "filter": "z > 1"}},
         ["spec.source.filter", "z", "x"],
@@ -184,6 +189,14 @@ def test_a_constructor_that_raises_is_shown_with_the_users_own_frames(site: Site
     assert "line 9, in __init__" in message
     assert "line 12, in load" in message
     assert "predictor/" not in message
+    assert "importlib" not in message
+
+
+def test_a_syntax_error_is_shown_with_its_line_and_no_other_frames(site: Site) -> None:
+    site.write("typo.py", "class Typo:\n    def __call__(self, batch:\n        return batch\n")
+    message = refused(site, site.job(source=SOURCE, pipeline=[python_stage("typo:Typo")], sink=Y))
+    assert 'typo.py", line 2' in message
+    assert "SyntaxError" in message
     assert "importlib" not in message
 
 

@@ -390,20 +390,30 @@ def test_a_filter_over_columns_and_hive_keys_drops_rows_and_counts_them(site: Si
     }
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_limit_takes_the_first_rows_and_is_a_job_of_its_own(site: Site, kind: str) -> None:
+@pytest.mark.parametrize("name", [*FORMATS, "csv.gz", "jsonl.zst"])
+def test_a_limit_takes_the_first_rows(site: Site, name: str) -> None:
     (site.folder / "in").mkdir()
     for i in range(4):
-        write(site.folder / "in" / f"{i}.{kind}", pa.table({"x": range(100 * i, 100 * i + 100)}))
-    job = site.job(source={"format": kind, "uri": "in"}, sink={"mode": "replace"})
+        write(site.folder / "in" / f"{i}.{name}", pa.table({"x": range(100 * i, 100 * i + 100)}))
+    job = site.job(source={"format": name.split(".", maxsplit=1)[0], "uri": "in"})
 
     assert site.run_complete(job, "--limit", "250")["rows_out"] == 250
 
     site.verify()
     assert site.rows()["x"].to_pylist() == list(range(250))
+
+
+@pytest.mark.slow
+def test_a_job_with_a_limit_is_another_than_that_without(site: Site) -> None:
+    site.parquet("in.parquet", {"x": range(400)})
+    job = site.job(source={"format": "parquet", "uri": "in.parquet"}, sink={"mode": "replace"})
+    site.run_complete(job, "--limit", "250")
+
     refused = site.run(job)
     assert refused.code == 1
     assert "--again" in refused.stderr
+    assert site.rows().num_rows == 250
+
     assert site.run_complete(job, "--again")["rows_out"] == 400
     site.verify()
     assert site.rows()["x"].to_pylist() == list(range(400))
@@ -412,6 +422,7 @@ def test_a_limit_takes_the_first_rows_and_is_a_job_of_its_own(site: Site, kind: 
 # ---------------------------------------------------------------- which output
 
 
+@pytest.mark.slow
 def test_a_complete_job_is_not_run_again_but_with_again(site: Site) -> None:
     site.parquet("in.parquet", {"x": [1, 2]})
     job = site.job(source={"format": "parquet", "uri": "in.parquet"})
@@ -437,6 +448,7 @@ def test_a_complete_job_is_not_run_again_but_with_again(site: Site) -> None:
     assert [path.name for path in site.data_files()] != before
 
 
+@pytest.mark.slow
 def test_append_adds_and_replace_takes_away(site: Site) -> None:
     site.parquet("one.parquet", {"x": [1]})
     site.parquet("two.parquet", {"x": [2]})
@@ -457,9 +469,42 @@ def test_append_adds_and_replace_takes_away(site: Site) -> None:
     assert not (site.out / "notes.txt").exists()
 
 
+NOISY = """
+import os
+
+os.write(1, b"noise\\n")
+
+
+class Noisy:
+    def __init__(self):
+        print("noise")
+
+    def __call__(self, batch):
+        print("noise")
+        os.system("echo noise")
+        return {"y": batch["x"]}
+"""
+
+
+@pytest.mark.slow
+def test_no_rows_appended_leave_an_output_that_readers_read(site: Site) -> None:
+    site.write("one.jsonl", '{"x": 1}\n')
+    site.write("none.jsonl", "")
+    for i, name in enumerate(("one", "none", "one", "none")):
+        site.run_complete(
+            site.job(name=f"day-{i}", source={"format": "jsonl", "uri": f"{name}.jsonl"}, sink={"mode": "append"})
+        )
+    assert site.verify()["rows_out"] == 2
+    assert pq.read_table(site.out).to_pylist() == [{"x": 1, "y": 2}] * 2
+    assert pd.read_parquet(site.out)["y"].tolist() == [2, 2]
+
+
 def test_json_is_the_only_thing_on_stdout_and_text_is_for_people(site: Site) -> None:
+    site.write("noisy.py", NOISY)
     site.parquet("in.parquet", {"x": list(range(2000))})
-    job = site.job(source={"format": "parquet", "uri": "in.parquet"})
+    job = site.job(
+        source={"format": "parquet", "uri": "in.parquet"}, pipeline=[{**DOUBLE_STAGE, "python": "noisy:Noisy"}]
+    )
 
     ran = site.run(job)
     again = site.headrace("run", str(job), "--state", str(site.state))
@@ -467,6 +512,7 @@ def test_json_is_the_only_thing_on_stdout_and_text_is_for_people(site: Site) -> 
     assert ran.stdout.count("\n") == 1
     assert ran.document["rows_in"] == 2000
     assert ran.stderr == ""
+    assert "[double/0] noise" in site.logs()
     assert "2,000 in = 2,000 out + 0 filtered + 0 rejected" in again.stdout
 
 

@@ -57,14 +57,14 @@ class RegisterReply(betterproto.Message):
 
 
 @dataclass(eq=False, repr=False)
-class FileSlice(betterproto.Message):
-    path: str = betterproto.string_field(1)
-    size: int = betterproto.uint64_field(2)
-    version: str = betterproto.string_field(3)
-    begin: int = betterproto.uint64_field(4)
-    end: int = betterproto.uint64_field(5)
-    units: int = betterproto.uint64_field(6)
-    origin: int = betterproto.uint64_field(7)
+class FileSlices(betterproto.Message):
+    paths: List[str] = betterproto.string_field(1)
+    sizes: List[int] = betterproto.uint64_field(2)
+    versions: List[str] = betterproto.string_field(3)
+    begins: List[int] = betterproto.uint64_field(4)
+    ends: List[int] = betterproto.uint64_field(5)
+    units: List[int] = betterproto.uint64_field(6)
+    origins: List[int] = betterproto.uint64_field(7)
 
 
 @dataclass(eq=False, repr=False)
@@ -73,7 +73,7 @@ class Grant(betterproto.Message):
     epoch: int = betterproto.uint32_field(2)
     begin: int = betterproto.uint64_field(3)
     end: int = betterproto.uint64_field(4)
-    slices: List["FileSlice"] = betterproto.message_field(5)
+    slices: "FileSlices" = betterproto.message_field(5)
 
 
 @dataclass(eq=False, repr=False)
@@ -152,6 +152,7 @@ class ExchangeRequest(betterproto.Message):
     write_busy_s: float = betterproto.double_field(17)
     fatal_reason: str = betterproto.string_field(18)
     fatal_message: str = betterproto.string_field(19)
+    reject_example: str = betterproto.string_field(20)
 
 
 @dataclass(eq=False, repr=False)
