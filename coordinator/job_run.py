@@ -169,7 +169,9 @@ class JobRun:
             rows_total = round(rows.read * units_total / table.units_won) if table.units_won else 0
         elapsed_s = self.elapsed_s(now)
         done = max(self.progress_seen, table.units_won)
-        eta = self.estimate.eta(units_total - done) if not self.is_terminal else Eta(0.0, 0.0)
+        eta = Eta(0.0, 0.0) if self.is_terminal else None
+        if self.state is JobState.RUNNING:
+            eta = self.estimate.eta(units_total - done)
         return JobStatus(
             name=self.name,
             uid=self.uid,

@@ -18,6 +18,7 @@ Not here: when a step is due and that it is journaled (`coordinator.finish`), wh
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,6 +47,7 @@ from headrace.words import JobUid
 SUCCESS = "_SUCCESS"
 CLAIM = "claim.json"
 FIELD = "spec.sink.uri"
+_MANIFEST_NAME = re.compile(r"manifest-(\d{6,})\.jsonl", re.ASCII)
 
 
 class LocalOutput:
@@ -326,11 +328,8 @@ def newest_manifest(folder: Path) -> tuple[int, str | None]:
         names = os.listdir(folder / HIDDEN)
     except (FileNotFoundError, NotADirectoryError):
         return 0, None
-    found = [name for name in names if name.startswith("manifest-") and name.endswith(".jsonl")]
-    if not found:
-        return 0, None
-    last = max(found, key=lambda name: int(name[9:-6]) if name[9:-6].isdigit() else -1)
-    return int(last[9:-6]), last
+    found = {int(match[1]): name for name in names if (match := _MANIFEST_NAME.fullmatch(name))}
+    return max(found.items(), default=(0, None))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ Memory does not grow with rows; it is some 200 bytes for each output file, whose
 Not here: what a manifest is made of (`coordinator.manifest`).
 """
 
+import json
 import os
 from array import array
 from collections.abc import Iterator, Sequence
@@ -94,8 +95,7 @@ def verify(output: Path) -> Report:
         return report
     if (output / HIDDEN / CLAIM).exists():
         report.add("Unfinished", f"{output} is claimed by a job that isn't complete.")
-    if not (output / SUCCESS).exists():
-        report.add("NoSuccess", f"{output} has no {SUCCESS}: its last job isn't complete.")
+    _check_success(output, name, report)
     named: set[str] = set()
     while name is not None:
         report.manifests.append(name)
@@ -111,6 +111,20 @@ def verify(output: Path) -> Report:
             return report
     _check_strays(output, report, named)
     return report
+
+
+def _check_success(output: Path, manifest: str, report: Report) -> None:
+    try:
+        found = json.loads((output / SUCCESS).read_bytes())
+    except FileNotFoundError:
+        report.add("NoSuccess", f"{output} has no {SUCCESS}: its last job isn't complete.")
+        return
+    except (OSError, ValueError) as error:
+        report.add("Damaged", f"{SUCCESS} can't be read: {error}")
+        return
+    named = found.get("manifest") if isinstance(found, dict) else None
+    if named != f"{HIDDEN}/{manifest}":
+        report.add("Damaged", f"{SUCCESS} is of {named}, and the newest manifest is {HIDDEN}/{manifest}.")
 
 
 def _check_manifest(output: Path, path: Path, report: Report, named: set[str]) -> None:
@@ -137,7 +151,7 @@ def _check_manifest(output: Path, path: Path, report: Report, named: set[str]) -
                     inputs.append(item)
                 case ShardEntry():
                     ranges.extend((item.begin, item.end))
-                    _check_equation(item, report)
+                    _check_equation(item, header, report)
                     files_of(item)
                 case QuarantinedEntry():
                     ranges.extend((item.begin, item.end))
@@ -163,7 +177,10 @@ def _add_totals(report: Report, totals: Totals) -> None:
     report.rows_rejected += totals.rows_rejected
 
 
-def _check_equation(entry: ShardEntry, report: Report) -> None:
+def _check_equation(entry: ShardEntry, header: Header | None, report: Report) -> None:
+    units = entry.end - entry.begin
+    if header is not None and header.unit != "byte" and entry.rows_read != units:
+        report.add("Unbalanced", f"shard {entry.shard} read {entry.rows_read} rows of its {units}.")
     accounted = entry.rows_out + entry.rows_filtered + entry.rows_rejected
     if entry.rows_read != accounted:
         report.add("Unbalanced", f"shard {entry.shard} read {entry.rows_read} rows and accounts for {accounted}.")

@@ -197,7 +197,7 @@ class WorkerDesk:
             self._driver.record(found)
 
     def _commit(self, run: JobRun, seat: Seat, asked: CommitAsked, now: float) -> Verdict:
-        fault = _name_fault(run, asked)
+        fault = _name_fault(run, asked) or _rows_fault(run, asked)
         if fault:
             return Verdict(asked.shard, asked.epoch, REFUSED, fault)
         lease = next((x for x in run.table.held_by(seat.name) if x.shard == asked.shard), None)
@@ -326,8 +326,22 @@ class WorkerDesk:
         return suspended
 
 
+def _rows_fault(run: JobRun, asked: CommitAsked) -> str:
+    """Why a commit's rows don't add up to what a manifest must say (law 1)."""
+    counts, units = asked.counts, asked.end - asked.begin
+    if run.ledger.planned.unit != "byte" and counts.read != units:
+        return f"{counts.read} rows were read of {units}"
+    for kind, rows in (("data", counts.out + counts.children), ("rejects", counts.rejected)):
+        listed = sum(file.rows for file in asked.files if file.kind == kind)
+        if listed != rows:
+            return f"the files of {kind} have {listed} rows, the counts say {rows}"
+    return ""
+
+
 def _name_fault(run: JobRun, asked: CommitAsked) -> str:
     """Why a commit's file names aren't those of its lease: nothing a worker says is trusted about another's."""
+    if len({file.name for file in asked.files}) != len(asked.files):
+        return "a file is named twice"
     for file in asked.files:
         folder, _, name = file.name.rpartition("/")
         if (folder, file.kind) not in (("", "data"), (REJECTED, "rejects")):

@@ -101,7 +101,6 @@ class Driver:
             Converter(source_schema(program.source), self._wiring.tensors),
             self._flow,
             arena,
-            self._rows_max,
             self._read_threads,
         )
         self._runs: dict[ShardKey, ShardRun] = {}
@@ -196,17 +195,19 @@ class Driver:
     def _report(self) -> Report:
         now = asyncio.get_running_loop().time()
         runs = self._runs.values()
-        live = [run for run in runs if run.state in (RunState.READING, RunState.COMMITTING)]
-        reading = sum(run.state is RunState.READING and not run.is_read for run in runs)
+        live = [run for run in runs if run.state is RunState.READING]
+        committing = [run for run in runs if run.state is RunState.COMMITTING]
+        reading = sum(not run.is_read for run in live)
         self._reject_example = self._reject_example or next((run.first_reject for run in runs if run.first_reject), "")
         return Report(
-            held=[held_lease(run) for run in live],
+            held=[held_lease(run) for run in (*live, *committing)],
             want=0 if self._is_draining or self._fatal_error[0] else max(0, LEASES_AHEAD - reading),
-            commits=[commit_wish(run) for run in runs if run.state is RunState.COMMITTING],
+            commits=[commit_wish(run) for run in committing],
             published=[held_lease(run) for run in runs if run.state is RunState.PUBLISHED],
             releases=list(self._handbacks),
             offers=[(run.key, run.offered) for run in runs if run.offered is not None],
             stages=stage_summaries(self._flow, self._rows_max, now),
+            # Those of the commits are counted by the commits.
             rows_rejected_live=sum(run.rows_rejected for run in live),
             rows_read_live=sum(run.rows_done for run in live),
             rows_per_second=self._rate.value(now),

@@ -45,15 +45,11 @@ class _TooLarge:
 class Feed:
     """Feeds leases to a flow."""
 
-    def __init__(
-        self, source: Source, converter: Converter, flow: Flow, arena: Arena, rows_max: int, threads: Executor
-    ):
-        """`rows_max`: rows of a batch, unless so many don't fit the arena."""
+    def __init__(self, source: Source, converter: Converter, flow: Flow, arena: Arena, threads: Executor) -> None:
         self._source = source
         self._converter = converter
         self._flow = flow
         self._arena = arena
-        self._rows_max = rows_max
         self._threads = threads
         self.read_busy_s = 0.0
 
@@ -98,9 +94,10 @@ class Feed:
 
     async def _feed_block(self, run: ShardRun, block: Block, values: ReadBlock) -> None:
         begin, total = 0, block.rows.num_rows
+        row_bytes = values.measure(0, total) / max(total, 1)
         while begin < total and not run.is_cancelled:
             await run.wait_room(UNWRITTEN_MAX)
-            source = SourceRows(block, begin, min(self._rows_max, total - begin))
+            source = SourceRows(block, begin, min(self._flow.fit_rows(row_bytes), total - begin))
             first = await self._admit(run, source, values, 0, None)
             if first is None:
                 return

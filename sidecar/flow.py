@@ -22,7 +22,7 @@ from sidecar.core.batches import Action, Batch, Blame, FeedAgain, Finished, Give
 from sidecar.core.pipeline import Admission, Pipeline, TooLarge
 from sidecar.core.space import Space
 from sidecar.predictors import Ended, Host
-from sidecar.wiring import Wiring, output_row_bytes
+from sidecar.wiring import Wiring, batch_is_auto, batch_rows_max, output_row_bytes
 
 LOAD_FAILURES_MAX = 3
 """Predictors of a stage in a row that end before READY: then the model can't be loaded."""
@@ -180,6 +180,12 @@ class Flow:
         waiter = _Waiter(order, shard, lambda: self._pipeline.admit(shard, rows, source_bytes, age), future)
         bisect.insort(self._waiters, waiter, key=lambda item: item.order)
         return await future
+
+    def fit_rows(self, source_row_bytes: float) -> int:
+        """Rows of the next batches, whose rows take `source_row_bytes` in the arena."""
+        rows = batch_rows_max(self._program)
+        predictors = sum(self._predictors.values())
+        return self._pipeline.fit_rows(rows, source_row_bytes, predictors, is_wish=batch_is_auto(self._program))
 
     def try_admit(
         self, order: int, shard: ShardKey, rows: int, source_bytes: int, age: int | None = None

@@ -97,15 +97,15 @@ async def _work(config: Config, client: "CoordinatorClient", registration: "Regi
     soft = program.arena_bytes or SOFT_ARENA_BYTES
     size = program.arena_bytes or max(SOFT_ARENA_BYTES, config.memory_bytes // 4)
     arena = Arena.create(size, prefault=min(soft, PREFAULT_BYTES))
-    folder = config.socket_folder or Path(tempfile.mkdtemp(prefix="headrace-"))
+    # Its own each time: the hosts of a killed sidecar may still be about to leave theirs.
+    folder = Path(tempfile.mkdtemp(prefix="headrace-", dir=config.socket_folder))
     env = {"HEADRACE_JOB": program.job_name, "HEADRACE_WORKER": config.worker}
     try:
         driver = Driver(client, registration, program, terms, arena, soft, config.cores)
         stop.on_asked = driver.drain
         return await driver.run(folder, env)
     finally:
-        if config.socket_folder is None:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _import_early() -> None:

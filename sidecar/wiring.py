@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from headrace.local.columns import DTYPES, ITEMSIZES
 from headrace.local.messages import ARROW_INPUT, Specs
-from headrace.program import Program
+from headrace.program import Program, StageProgram
 from headrace.words import SOURCE
 from sidecar.converter import SourceTensor, source_tensors, stage_parts
 from sidecar.core.batches import StageWiring
@@ -62,6 +62,16 @@ def output_row_bytes(specs: Specs) -> float | None:
     return float(total)
 
 
+def batch_is_auto(program: Program) -> bool:
+    """Whether no stage that decides the batch size insists on it."""
+    rows = batch_rows_max(program)
+    return all(stage.batch_auto and stage.rows_fixed is None for stage in program.stages if _rows(stage) == rows)
+
+
 def batch_rows_max(program: Program) -> int:
     """Rows that go through the stages together: what the smallest stage takes."""
-    return min((stage.rows_fixed or stage.batch_rows for stage in program.stages), default=1024)
+    return min(_rows(stage) for stage in program.stages)
+
+
+def _rows(stage: StageProgram) -> int:
+    return stage.rows_fixed or stage.batch_rows

@@ -76,6 +76,7 @@ def run_job(options: RunOptions, environ: Mapping[str, str]) -> int:
     folder = job_folder(options.state, loaded.job.metadata.name)
     folder.create()
     folder.lock()  # held until this process ends
+    folder.sweep()
     return asyncio.run(_Run(options, loaded, folder, begun).run())
 
 
@@ -222,6 +223,7 @@ class _Run:
     async def _keep_worker(self, number: int) -> None:
         name = f"worker-{number}"
         arguments = ["--coordinator", self._folder.address, "--worker", name]
+        arguments += ["--socket-folder", str(self._folder.sockets)]
         arguments += ["--verbose"] if self._options.verbose else []
         await self._keep(name, "sidecar", lambda: arguments)
 

@@ -4,11 +4,13 @@ STATE/jobs/NAME/            mode 0700
     run.lock                held by the `headrace run` that works on the job
     coordinator.sock        present while one does
     ledger*                 the coordinator's
+    sockets/                of the predictor hosts, swept by the next run
     logs/                   of the coordinator, the workers and what stages print
 """
 
 import fcntl
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,16 @@ class JobFolder:
     def logs(self) -> Path:
         """Folder of the logs."""
         return self.path / "logs"
+
+    @property
+    def sockets(self) -> Path:
+        """Where workers make folders for the sockets of their predictor hosts."""
+        return self.path / "sockets"
+
+    def sweep(self) -> None:
+        """Removes what killed workers left. Only whoever holds the lock may."""
+        shutil.rmtree(self.sockets, ignore_errors=True)
+        self.sockets.mkdir(mode=0o700, exist_ok=True)
 
     def create(self) -> None:
         """Makes the folder, for this user only.

@@ -73,6 +73,7 @@ def stage_program(
         config=json.dumps(stage.config, ensure_ascii=False),
         search_path=(str(folder),) if stage.python is not None and folder else (),
         batch_rows=batch_rows(stage.batch, rows_fixed),
+        batch_auto=stage.batch.rows is None,
         as_arrow=stage.batch.as_ == "arrow",
         predictors_min=stage.predictors.min,
         predictors_max=stage.predictors.max,

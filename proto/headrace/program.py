@@ -59,6 +59,7 @@ class StageProgram:
     config: str = "{}"  # JSON object of keywords for a python class
     search_path: tuple[str, ...] = ()  # folders where a python stage's module is looked for first
     batch_rows: int = 1024  # "auto" is 1,024 for now, less where the arena is small
+    batch_auto: bool = False  # batch_rows is a wish: fewer where as many don't fit the arena for every predictor
     as_arrow: bool = False  # `batch: {as: arrow}`: the inputs come as one Arrow record batch
     predictors_min: int = 1
     predictors_max: int | None = None  # None: auto

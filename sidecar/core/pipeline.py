@@ -128,6 +128,22 @@ class Pipeline:
         """What a row of `stage`'s output takes, as its specs say."""
         self._stages[stage].row_bytes = row_bytes
 
+    def fit_rows(self, rows: int, source_row_bytes: float, predictors: int, *, is_wish: bool) -> int:
+        """Rows of a batch so that every predictor can have its credits at once: at most `rows`, at least 1.
+
+        If `rows` isn't just a wish, it stays, and more of the arena is used instead.
+        """
+        batches = 1 + CREDITS * predictors
+        row_bytes = source_row_bytes + sum(stage.row_bytes for stage in self._stages.values())
+        slack = (1 + len(self._stages)) * SLOT_SLACK_BYTES
+        batch_bytes = rows * row_bytes + slack
+        if batches * batch_bytes <= self._space.soft:
+            return rows
+        if not is_wish:
+            self._space.make_room(int(batches * batch_bytes))
+            return rows
+        return max(1, min(rows, int((self._space.soft / batches - slack) / row_bytes)))
+
     def admit(
         self, shard: ShardKey, rows: int, source_bytes: int, age: int | None = None
     ) -> Admission | TooLarge | None:

@@ -36,6 +36,10 @@ class Space:
         """Whether `nbytes` more stay within the soft limit."""
         return self.used + nbytes <= self.soft
 
+    def make_room(self, nbytes: int) -> None:
+        """Lets at least `nbytes` be in flight as a rule, as far as the arena goes."""
+        self.soft = min(max(self.soft, nbytes), self.size)
+
     def take(self, nbytes: int) -> Region | None:
         """A region of at least `nbytes`, or None if no gap is large enough."""
         offset = self._allocator.allocate(max(nbytes, 1))

@@ -280,3 +280,18 @@ def test_rows_that_a_stage_blames_itself_are_left_to_the_sink(rows: int) -> None
     assert batch.blamed == {rows - 1: blame}
     world.run(world.pipeline.written(batch))
     assert world.space.used == 0
+
+
+def test_rows_that_are_a_wish_shrink_until_every_predictor_has_its_credits() -> None:
+    world = World(chain("a"), size=1 << 20, soft=64 << 10)
+    wished = world.pipeline.fit_rows(1024, 1000, predictors=2, is_wish=True)
+    assert 1 < wished < 1024
+    assert all(world.admit(first, wished) for first in range(0, 4 * wished, wished))
+    assert world.pipeline.fit_rows(8, 10, predictors=2, is_wish=True) == 8
+    assert world.pipeline.fit_rows(1024, 1e9, predictors=2, is_wish=True) == 1
+
+
+def test_rows_that_the_job_insists_on_get_more_of_the_arena_instead() -> None:
+    world = World(chain("a"), size=8 << 20, soft=64 << 10)
+    assert world.pipeline.fit_rows(1024, 8, predictors=2, is_wish=False) == 1024
+    assert all(world.admit(first, 1024) for first in range(0, 4096, 1024))

@@ -94,6 +94,7 @@ def test_a_job_becomes_a_program_with_nothing_left_open(folder: Path) -> None:
             inputs=(StageInput("text", (Ref("source", "text"),), cast=Cast(fill="")),),
             config='{"size": 3}',
             search_path=(str(folder),),
+            batch_auto=True,
         ),
         StageProgram(
             name="score",

@@ -133,8 +133,8 @@ class Faults(Site):
         columns |= {f"f{i}": noise.standard_normal(rows) for i in range(width)}
         self.parquet(name, columns, row_group_size=group)
 
-    def gate_job(self, hold: int = HELD_FROM, *, name: str = "job", **spec: Any) -> Path:
-        """A job over ROWS ids in ten shards or more, which holds the batches with ids from `hold` on."""
+    def gate_job(self, hold: int = HELD_FROM, *, predictors: int = 1, **spec: Any) -> Path:
+        """A job over ROWS ids in several shards, which holds the batches with ids from `hold` on."""
         if not (self.folder / "data.parquet").exists():
             self.ids("data.parquet", 0, ROWS, width=WIDTH)
         gate = {
@@ -142,11 +142,10 @@ class Faults(Site):
             "python": "stages:Gate",
             "inputs": {"id": "source.id", "x": [f"source.f{i}" for i in range(WIDTH)]},
             "config": {"folder": str(self.folder), "hold": hold},
+            "predictors": {"min": predictors, "max": predictors},
         }
         sink = {"columns": {"id": "source.id", "y": "gate.y"}, **spec.pop("sink", {})}
-        return self.job(
-            source={"format": "parquet", "uri": "data.parquet"}, pipeline=[gate], sink=sink, name=name, **spec
-        )
+        return self.job(source={"format": "parquet", "uri": "data.parquet"}, pipeline=[gate], sink=sink, **spec)
 
     def stage_job(self, stage: str, config: dict[str, Any], **spec: Any) -> Path:
         """A job over ``ids-*.parquet`` with one stage of the module `stages`."""

@@ -138,7 +138,7 @@ def test_another_terminal_sees_the_job(site: Faults) -> None:
 
 
 def test_a_suspended_job_goes_on_when_it_is_resumed(site: Faults) -> None:
-    run = site.start_marked(site.gate_job(), "--predictors-max", "1")
+    run = site.start_marked(site.gate_job())
     (before,) = site.wait_held()
     running = ask(site, "suspend", "job")
     assert running["phase"] == "Pending"

@@ -26,7 +26,7 @@ def site(tmp_path: Path) -> Iterator[Faults]:
 
 @pytest.mark.parametrize("victims", [1, 2])
 def test_a_killed_predictor_is_replaced_and_its_batch_tried_again(site: Faults, victims: int) -> None:
-    run = site.start_marked(site.gate_job(), "--predictors-max", str(victims))
+    run = site.start_marked(site.gate_job(predictors=victims))
     held = wait_for("every predictor holds a batch", lambda: len(site.held()) >= victims and set(site.held()))
     for pid in held:
         os.kill(pid, signal.SIGKILL)
@@ -39,7 +39,7 @@ def test_a_killed_predictor_is_replaced_and_its_batch_tried_again(site: Faults, 
 
 
 def test_a_killed_predictor_host_costs_its_worker_only_what_was_not_committed(site: Faults) -> None:
-    run = site.start_marked(site.gate_job(), "--predictors-max", "1")
+    run = site.start_marked(site.gate_job())
     before = site.wait_held()
     committed = site.ids_in(site.wait_published())
     os.kill(site.the_process(" host --socket"), signal.SIGKILL)
@@ -54,7 +54,7 @@ def test_a_killed_predictor_host_costs_its_worker_only_what_was_not_committed(si
 
 
 def test_a_killed_sidecar_is_started_again_and_its_shards_leased_again(site: Faults) -> None:
-    run = site.start_marked(site.gate_job(), "--predictors-max", "1")
+    run = site.start_marked(site.gate_job())
     before = site.wait_held()
     committed = site.ids_in(site.wait_published())
     os.kill(site.the_process("-m sidecar"), signal.SIGKILL)
@@ -67,7 +67,7 @@ def test_a_killed_sidecar_is_started_again_and_its_shards_leased_again(site: Fau
 
 
 def test_a_killed_coordinator_is_started_again_and_nothing_is_computed_twice(site: Faults) -> None:
-    run = site.start_marked(site.gate_job(), "--predictors-max", "1")
+    run = site.start_marked(site.gate_job())
     site.wait_held()
     site.wait_published()
     first = site.the_process("-m coordinator")
@@ -88,7 +88,7 @@ def term(site: Faults) -> int:
 
 @pytest.mark.parametrize("victim", ["-m sidecar", "-m coordinator"])
 def test_a_child_killed_three_times_still_leaves_every_row_once(site: Faults, victim: str) -> None:
-    run = site.start_marked(site.gate_job(), "--predictors-max", "1")
+    run = site.start_marked(site.gate_job())
     site.wait_held()
     for _ in range(3):
         pid = site.the_process(victim)
@@ -180,7 +180,7 @@ def test_an_interrupt_while_models_load_ends_the_run(site: Faults) -> None:
 
 
 def test_the_state_of_a_run_is_for_its_user_only(site: Faults) -> None:
-    run = site.start_marked(site.gate_job(), "--predictors-max", "1")
+    run = site.start_marked(site.gate_job())
     site.wait_held()
     folder = site.state / "jobs" / "job"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
