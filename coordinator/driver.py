@@ -331,8 +331,23 @@ class Driver:
                 self.change(run, JobState.RUNNING)
             else:
                 await self.reopen_output(run)
+                await asyncio.to_thread(self._check_ledger, run)
         except (BadJob, SinkError) as error:
             self.fail(run, Reason.SINK_FAILED, str(error))
+        except JournalDamaged as error:
+            self.fail(run, Reason.LEDGER_DAMAGED, str(error))
+
+    def _check_ledger(self, run: JobRun) -> None:
+        """A lost end of the ledger looks like a torn one, which is lawful, but then the output knows more than it.
+
+        Raises:
+            JournalDamaged: facts are missing that were answered as durable.
+        """
+        for shard, epoch, is_published in run.output.leases_seen():
+            if not run.table.explains(shard, epoch, is_published=is_published):
+                raise JournalDamaged(
+                    f"{run.output.folder} has files of shard {shard}, epoch {epoch}: {self.path} hasn't."
+                )
 
     async def reopen_output(self, run: JobRun) -> None:
         """Makes sure that the output is still as this job left it, and ready for workers.

@@ -21,7 +21,6 @@ from coordinator.exchange import Seat
 from coordinator.job_run import OUTPUT_COMMITTED, JobRun
 from coordinator.jobs import JobState, JobStatus
 from coordinator.submission import Submission, changed_program, plan_job, read_job, read_options
-from headrace.errors import BadJob, SinkError
 from headrace.words import Reason, ShardState
 
 if TYPE_CHECKING:
@@ -101,6 +100,10 @@ class JobDesk:
         program = await asyncio.to_thread(changed_program, run.program, job)
         run.set_options(read_options(job), program.to_json())
         if run.state is JobState.FAILED:
+            if run.reason == Reason.LEDGER_DAMAGED:
+                raise WrongState(
+                    f"The ledger lost facts of the job {run.name!r} ({run.message}). Start it with --again."
+                )
             if run.table.counts.quarantined and run.options.on_quarantine == "fail":
                 raise WrongState(
                     f"The job {run.name!r} gave up {run.table.counts.quarantined} shards ({run.message}). "

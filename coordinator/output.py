@@ -42,7 +42,7 @@ from coordinator.manifest import (
 )
 from headrace.errors import BadJob, Fault, SinkError
 from headrace.publish import HIDDEN, REJECTED, fsync_folder, is_same, parse_part_name, publish, staged_name
-from headrace.words import JobUid
+from headrace.words import Epoch, JobUid, ShardId
 
 SUCCESS = "_SUCCESS"
 CLAIM = "claim.json"
@@ -98,6 +98,16 @@ class LocalOutput:
                     f"The output {self.folder} was removed or changed before the job was complete: its claim is gone. "
                     "Start the job anew with --again."
                 )
+
+    def leases_seen(self) -> Iterator[tuple[ShardId, Epoch, bool]]:
+        """The lease of each file of this job that lies here, and whether the file is published."""
+        with _sink_errors(self.folder, "listed"):
+            published = (self.folder, self.folder / REJECTED)
+            for folder in (*published, self.staging, self.taken):
+                for name in os.listdir(folder) if folder.exists() else ():
+                    parsed = parse_part_name(name.removeprefix(staged_name(f"{REJECTED}/")))
+                    if parsed is not None and parsed[1] == self._uid[:8]:
+                        yield ShardId(parsed[0]), Epoch(parsed[2]), folder in published
 
     def prepare(self) -> None:
         """Creates the folders that workers write to and publish into; workers never do."""

@@ -41,9 +41,7 @@ def read_config(argv: list[str] | None = None) -> Config:
     parser.add_argument("--worker", default=f"worker-{os.getpid()}", help="stable name of this worker")
     parser.add_argument("--token-file", type=Path, help="file with the token for HOST:PORT")
     parser.add_argument("--lifeline-fd", type=int, help="read end of a pipe: its end of file ends this worker at once")
-    parser.add_argument(
-        "--socket-folder", type=Path, help="where it makes its folder for sockets of predictor hosts"
-    )
+    parser.add_argument("--socket-folder", type=Path, help="where it makes its folder for sockets of predictor hosts")
     parser.add_argument("--job-uid", default="", help="work for this job only")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args(argv)

@@ -163,6 +163,15 @@ class ShardTable:
         publishing = self._publishing.get(shard)
         return publishing is not None and publishing.epoch == epoch
 
+    def explains(self, shard: ShardId, epoch: Epoch, *, is_published: bool) -> bool:
+        """Whether the facts so far allow a file of this lease to exist: it was granted, and what is live isn't visible.
+
+        Otherwise facts are missing that a worker was told of.
+        """
+        if shard >= self._columns.count or epoch > self._columns.epochs[shard]:
+            return False
+        return not is_published or all(lease.epoch != epoch for lease in self._live.get(shard, ()))
+
     def next_cut(self, unit: int) -> int:
         """The lowest unit at or past `unit` where a lease may be split; may lie past its end."""
         if self.is_divisible:

@@ -276,7 +276,10 @@ def test_a_job_of_rejects_only_is_no_success(tmp_path: Path) -> None:
             await submit(c, tmp_path)
             worker = FakeWorker(c.workers)
             grant = await one_lease(c, worker)
-            nothing = v1.Commit(grant.shard, grant.epoch, grant.begin, grant.end, rows_read=5, rows_rejected=5)
+            nothing = worker.stage(grant)
+            (file,) = nothing.files
+            file.name, file.kind = f"_headrace/rejected/{file.name}", "rejects"
+            nothing.rows_out, nothing.rows_rejected = 0, nothing.rows_read
             await worker.exchange(commits=[nothing])
             await worker.exchange(published=[v1.Held(grant.shard, grant.epoch)])
             failed = await c.wait_phase("numbers", "Failed")

@@ -37,15 +37,17 @@ import time
 class Gate:
     """Doubles ids; notes those it is given, and holds those from `hold` on until the file `go` is there."""
 
-    def __init__(self, folder, hold):
+    def __init__(self, folder, hold, pause_s=0.0):
         self.folder = folder
         self.hold = hold
+        self.pause_s = pause_s
         self.worker = os.environ["HEADRACE_WORKER"]
 
     def __call__(self, batch):
         ids = batch["id"]
         with open(os.path.join(self.folder, "computed"), "ab", buffering=0) as file:
             file.write(ids.tobytes())
+        time.sleep(self.pause_s)
         if ids.max() >= self.hold:
             open(os.path.join(self.folder, f"held-{self.worker}-{os.getpid()}"), "w").close()
             while not os.path.exists(os.path.join(self.folder, "go")):
@@ -122,6 +124,8 @@ class Faults(Site):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.mark = secrets.token_hex(8)
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir()
         (folder / "stages.py").write_text(STAGES)
 
     # ------------------------------------------------------------------ jobs
@@ -133,7 +137,7 @@ class Faults(Site):
         columns |= {f"f{i}": noise.standard_normal(rows) for i in range(width)}
         self.parquet(name, columns, row_group_size=group)
 
-    def gate_job(self, hold: int = HELD_FROM, *, predictors: int = 1, **spec: Any) -> Path:
+    def gate_job(self, hold: int = HELD_FROM, *, predictors: int = 1, pause_s: float = 0.0, **spec: Any) -> Path:
         """A job over ROWS ids in several shards, which holds the batches with ids from `hold` on."""
         if not (self.folder / "data.parquet").exists():
             self.ids("data.parquet", 0, ROWS, width=WIDTH)
@@ -141,7 +145,7 @@ class Faults(Site):
             "name": "gate",
             "python": "stages:Gate",
             "inputs": {"id": "source.id", "x": [f"source.f{i}" for i in range(WIDTH)]},
-            "config": {"folder": str(self.folder), "hold": hold},
+            "config": {"folder": str(self.folder), "hold": hold, "pause_s": pause_s},
             "predictors": {"min": predictors, "max": predictors},
         }
         sink = {"columns": {"id": "source.id", "y": "gate.y"}, **spec.pop("sink", {})}
@@ -159,7 +163,7 @@ class Faults(Site):
 
     def start_marked(self, job: Path, *arguments: str) -> "subprocess.Popen[str]":
         """Starts ``headrace run``; all processes of it can be found by `processes`."""
-        return self.start(job, *arguments, **{MARK: self.mark})
+        return self.start(job, *arguments, **{MARK: self.mark, "TMPDIR": str(self.temporary)})
 
     def let_go(self) -> None:
         """No batch is held any more."""

@@ -51,7 +51,7 @@ def write(output: Path, entries: list[ShardEntry | QuarantinedEntry], header: He
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     write_manifest(path, header, INPUTS, entries)
-    (output / SUCCESS).write_text("{}")
+    (output / SUCCESS).write_text(json.dumps({"manifest": f"_headrace/{path.name}"}))
     return path
 
 
@@ -105,6 +105,8 @@ DAMAGE: dict[str, tuple[str, Damage]] = {
     "a changed file": ("Digest", lambda o, e: _first(o, e).write_bytes(b"x" * e[0].files[0].size)),
     "a stray file": ("Stray", lambda o, e: data(o, 9, 1)),
     "a stray reject": ("Stray", lambda o, e: data(o, 9, 1, "rejects")),
+    "another's _SUCCESS": ("Damaged", lambda o, e: (o / SUCCESS).write_text('{"manifest": "manifest-000007.jsonl"}')),
+    "rows never read": ("Unbalanced", lambda o, e: write(o, [replace(e[0], rows_read=39, rows_filtered=0), *e[1:]])),
     "no _SUCCESS": ("NoSuccess", lambda o, e: (o / SUCCESS).unlink()),
     "a claim": ("Unfinished", lambda o, e: (o / "_headrace/claim.json").write_text("{}")),
     "a gap": ("Gap", lambda o, e: write(o, [replace(e[0], end=39), *e[1:]])),
@@ -170,5 +172,5 @@ def test_an_empty_dataset_has_one_empty_shard(tmp_path: Path) -> None:
     file = data(tmp_path, 0, 0)
     empty = replace(HEADER, files=0, units=0)
     write_manifest(path, empty, [], [ShardEntry(0, 1, 0, 0, 0, 0, 0, 0, 0, (file,))])
-    (tmp_path / SUCCESS).write_text("{}")
+    (tmp_path / SUCCESS).write_text('{"manifest": "_headrace/manifest-000001.jsonl"}')
     assert verify(tmp_path).findings == []

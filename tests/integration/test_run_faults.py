@@ -1,5 +1,6 @@
 """`headrace run` when its processes die: nothing is lost, nothing comes twice, nothing committed is done again."""
 
+import contextlib
 import os
 import signal
 import stat
@@ -12,6 +13,8 @@ import pytest
 from tests.integration.faults_fixture import HELD_FROM, ROWS, Faults, wait_for
 
 pytestmark = pytest.mark.slow
+
+VICTIMS = (["-m sidecar"], ["-m coordinator"], [" host --socket"], ["-m sidecar", "-m coordinator"])
 
 
 @pytest.fixture
@@ -99,6 +102,23 @@ def test_a_child_killed_three_times_still_leaves_every_row_once(site: Faults, vi
     site.assert_once()
 
 
+def test_whatever_is_killed_whenever_output_appears_every_row_comes_once(site: Faults) -> None:
+    job = site.gate_job(hold=ROWS, predictors=2, pause_s=0.02)
+    run = site.start_marked(job)
+    published, kills = 0, 0
+    while run.poll() is None:
+        if (now := len(site.data_files())) > published:
+            published = now
+            victims = {found.pid for word in VICTIMS[kills % len(VICTIMS)] for found in site.processes(word)}
+            for pid in victims:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            kills += 1
+    site.finish_complete(run)
+    site.assert_once()
+    assert kills >= 3
+
+
 # ---------------------------------------------------------------------- the whole run
 
 
@@ -110,9 +130,11 @@ def test_a_killed_run_leaves_no_process_and_goes_on_where_it_was(site: Faults) -
     run.kill()
     site.wait_no_process(5.0)
     run.communicate()
+    assert list(site.temporary.iterdir()) == []
     committed = site.ids_in(site.data_files())
     site.let_go()
     site.finish_complete(site.start_marked(job))
+    assert list((site.state / "jobs" / "job" / "sockets").iterdir()) == []
     site.assert_once()
     assert site.times_computed(committed) == {1}
 

@@ -21,7 +21,7 @@ import pytest
 
 from coordinator.core.facts import OutputFile, RowCounts
 from coordinator.core.lease_values import Held
-from coordinator.driver import Driver
+from coordinator.driver import Driver, WrongState
 from coordinator.exchange import HELD_OUTPUT, REGISTER, STALE, STOP, Answer, CommitAsked, Grant, Introduction, Report
 from coordinator.job_desk import JobDesk
 from coordinator.submission import PlannedJob, Submission, plan_job
@@ -38,6 +38,8 @@ ENDS = (50, 100, 150, 200, 250, UNITS)
 NAME = "numbers"
 TURNS_MAX = 300
 TTL_S = 3.0
+BACKGROUND = ("publish ", "finish ", "group commit")
+"""Names of the tasks in which a coordinator goes on by itself."""
 
 # What becomes of the first commit of the shard that begins at this unit.
 SILENT, HALF, GONE, PREFIX = 50, 100, 150, 200
@@ -229,8 +231,8 @@ class Story:
 
 async def quiet() -> None:
     """Waits for what the coordinator does in the background, so that every life takes the same steps."""
-    while any(task.get_name().startswith(("publish", "finish", "group")) for task in asyncio.all_tasks()):
-        await asyncio.sleep(0.0005)
+    while names := {name for task in asyncio.all_tasks() if (name := task.get_name()).startswith(BACKGROUND)}:
+        await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() in names])
 
 
 def plan_in_parts(submission: Submission, **fields: object) -> PlannedJob:
@@ -351,3 +353,21 @@ def test_a_worker_killed_at_any_step_is_replaced(place: Path, mode: str) -> None
         if worker.dies_at is not None:
             assert step > 10
             return
+
+
+def test_a_ledger_behind_its_output_stops_the_job(place: Path) -> None:
+    story = fresh(place / "job", "fail")
+    story.live(Part(dies_at=14), Part())
+    ledger = {path: path.read_bytes() for path in story.folder.glob("ledger.sqlite*")}
+    published = Part(dies_at=30)
+    story.live(published, Part())
+    assert list(story.output.glob("part-*"))
+    for path in story.folder.glob("ledger.sqlite*"):
+        path.unlink()
+    for path, body in ledger.items():
+        path.write_bytes(body)
+    story.worker = None
+    with pytest.raises(WrongState, match="lost facts"):
+        story.live(Part(), Part())
+    assert story.live(Part(), Part(), again=True) == "Succeeded"
+    check_complete(story, 1)
