@@ -104,7 +104,7 @@ class LocalOutput:
         with _sink_errors(self.folder, "listed"):
             published = (self.folder, self.folder / REJECTED)
             for folder in (*published, self.staging, self.taken):
-                for name in os.listdir(folder) if folder.exists() else ():
+                for name in os.listdir(folder) if folder.is_dir() else ():
                     parsed = parse_part_name(name.removeprefix(staged_name(f"{REJECTED}/")))
                     if parsed is not None and parsed[1] == self._uid[:8]:
                         yield ShardId(parsed[0]), Epoch(parsed[2]), folder in published
@@ -231,7 +231,7 @@ class LocalOutput:
             keep = _hashes([*[named], *(self._names_of(path) for path in self._chain(base))])
             removed = 0
             for prefix, folder in (("", self.folder), (f"{REJECTED}/", self.folder / REJECTED)):
-                for entry in list(os.scandir(folder)) if folder.exists() else ():
+                for entry in list(os.scandir(folder)) if folder.is_dir() else ():
                     parsed = parse_part_name(entry.name)
                     if parsed is None or parsed[1] != self._uid[:8] or _has(keep, prefix + entry.name):
                         continue

@@ -13,7 +13,7 @@ import structlog
 
 from coordinator.core import hold, tail
 from coordinator.core.facts import Fact, Granted
-from coordinator.core.lease_values import AlreadyWon, Lease, Refused, Stale
+from coordinator.core.lease_values import AlreadyWon, Held, Lease, Refused, Stale
 from coordinator.driver import Driver, WrongState
 from coordinator.exchange import (
     ACCEPTED,
@@ -138,6 +138,9 @@ class WorkerDesk:
         now, table = self._driver.now(), run.table
         answer = Answer(self._driver.term, wait_s=self.heartbeat_s())
         run.add_live(seat.note(report))
+        if not all(self._is_first(run, seat, held) for held in report.held):
+            # Rows of an ended epoch, or of a second one, are counted with the other's: a budget is spent once.
+            run.add_live(seat.forget_live())
         for release in report.releases:
             self._release(run, seat, release)
         for shard, epoch in report.published:
@@ -173,6 +176,10 @@ class WorkerDesk:
         run.note_change()
         return answer
 
+    def _is_first(self, run: JobRun, seat: Seat, held: Held) -> bool:
+        live = run.table.live_on(held.shard)
+        return bool(live) and (live[0].worker, live[0].epoch) == (seat.name, held.epoch)
+
     def _directive(self, run: JobRun) -> str:
         if run.is_terminal or run.is_forgotten:
             return STOP
@@ -200,7 +207,8 @@ class WorkerDesk:
         fault = _name_fault(run, asked) or _rows_fault(run, asked)
         if fault:
             return Verdict(asked.shard, asked.epoch, REFUSED, fault)
-        lease = next((x for x in run.table.held_by(seat.name) if x.shard == asked.shard), None)
+        live = run.table.live_on(asked.shard)
+        lease = next((x for x in live if x.worker == seat.name), None)
         found = run.table.commit(
             seat.name,
             seat.incarnation,
@@ -221,6 +229,10 @@ class WorkerDesk:
                 self._driver.counters.fenced_commits += 1
                 return self._verdict(found, asked.shard, asked.epoch)
         self._driver.record(found)
+        for beaten in live:
+            other = self._driver.seats.get(beaten.worker)
+            if other is not None and other is not seat:
+                run.add_live(other.forget_live())
         if lease is not None:
             self._driver.counters.lease_duration.observe(now - lease.granted_at)
         seat.units_done += asked.end - asked.begin

@@ -150,6 +150,10 @@ class ShardTable:
         """The worker's live epochs, in order of grant."""
         return list(self._by_worker.get(worker, {}).values())
 
+    def live_on(self, shard: ShardId) -> Sequence[Lease]:
+        """The shard's live epochs, in order of grant."""
+        return tuple(self._live.get(shard, ()))
+
     def live_epochs(self, shard: ShardId) -> int:
         """How many epochs of the shard are live: 0, 1 or 2."""
         return len(self._live.get(shard, ()))

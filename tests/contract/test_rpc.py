@@ -386,3 +386,18 @@ def test_the_plan_is_told_as_json(tmp_path: Path) -> None:
             assert (plan["files"], plan["shards"], plan["stages"][0]["name"]) == (1, 1, "double")
 
     run(test)
+
+
+def test_an_output_that_cannot_be_made_ready_stays_free(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            in_the_way = tmp_path / "out" / "_headrace" / "rejected"
+            in_the_way.parent.mkdir(parents=True)
+            in_the_way.write_text("a file")
+            with pytest.raises(GRPCError, match="can't be prepared"):
+                await submit(c, tmp_path)
+            assert not (tmp_path / "out" / "_headrace" / "claim.json").exists()
+            in_the_way.unlink()
+            assert (await submit(c, tmp_path)).phase == "Running"
+
+    run(test)

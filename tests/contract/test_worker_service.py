@@ -351,3 +351,30 @@ def test_rejects_are_listed_page_by_page(tmp_path: Path) -> None:
             assert (page.rows, page.next) == (2, 0)
 
     run(test)
+
+
+def test_rejects_of_two_epochs_of_a_shard_are_counted_once(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            # A file of CSV that may have line breaks in its fields can't be split.
+            whole = {"format": "csv", "uri": str(tmp_path / "in.csv")}
+            await submit(c, tmp_path, errors={"maxRejected": 5}, source=whole)
+            first, second = FakeWorker(c.workers, "w1"), FakeWorker(c.workers, "w2")
+            grant = await one_lease(c, first)
+            await first.exchange(rows_read_live=50, rows_rejected_live=4)
+            await second.register()
+            (twin,) = (await second.exchange(want=1)).grants
+            assert (twin.shard, twin.epoch) == (grant.shard, grant.epoch + 1)
+            commit = second.stage(twin)
+            rejects = v1.StagedFile(f"_headrace/rejected/{commit.files[0].name}", "rejects", 0, "0" * 32, 4)
+            commit.files.append(rejects)
+            commit.rows_read, commit.rows_rejected = commit.rows_read + 4, 4
+            await second.exchange(rows_read_live=50, rows_rejected_live=4)
+            answer = await second.exchange(commits=[commit])
+            assert [v.outcome for v in answer.commits] == ["ACCEPTED"]
+            answer = await first.exchange(rows_read_live=90, rows_rejected_live=4)
+            assert [v.outcome for v in answer.stale] == ["STALE"]
+            job = await c.jobs.get(v1.JobRequest("numbers"))
+            assert (job.phase, job.rows_rejected, job.rows_live) == ("Running", 4, 0)
+
+    run(test)
