@@ -2,7 +2,11 @@
 
 import sys
 
-from coordinator.main import main
+from headrace import collector
+
+collector.rest()  # before the imports of the next line
+
+from coordinator.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -30,6 +30,7 @@ from coordinator.journal import Journal, JournalDamaged, JournalFailed, JournalL
 from coordinator.rpc import GracefulServer, serve_loopback, serve_unix
 from coordinator.submission import warm_up
 from coordinator.worker_desk import WorkerDesk
+from headrace import collector
 from headrace.channel import read_token
 from headrace.errors import ConfigError
 from headrace.words import ExitCode
@@ -72,6 +73,7 @@ async def _run(config: Config) -> int:
         ready = await _serve(config, driver, desk, stack)
         # Before anything is planned, nothing needs pyarrow: the process answers first.
         threading.Thread(target=warm_up, name="warm up", daemon=True).start()
+        collector.resume()
         print(f"ready {ready}", flush=True)
         stop = asyncio.create_task(stopping.wait(), name="stop")
         driver.broken.add_done_callback(lambda _: stopping.set())

@@ -2,6 +2,10 @@
 
 import sys
 
-from sidecar.main import main
+from headrace import collector
+
+collector.rest()  # before the imports of the next line
+
+from sidecar.main import main  # noqa: E402
 
 sys.exit(main())

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from headrace import collector
 from headrace.channel import read_token
 from headrace.errors import ConfigError, HeadraceError
 from headrace.program import program_from_json
@@ -102,6 +103,7 @@ async def _work(config: Config, client: "CoordinatorClient", registration: "Regi
     env = {"HEADRACE_JOB": program.job_name, "HEADRACE_WORKER": config.worker}
     try:
         driver = Driver(client, registration, program, terms, arena, soft, config.cores)
+        collector.resume()
         stop.on_asked = driver.drain
         return await driver.run(folder, env)
     finally:

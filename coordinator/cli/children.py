@@ -8,11 +8,18 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 TAIL_BYTES = 4096
+ENVIRONMENT = {
+    # numpy starts a thread per core for linear algebra that no process of ours does; they spin while it starts.
+    "OPENBLAS_NUM_THREADS": "1",
+    # Arrow's allocator gives decoded columns back to the kernel after 10 ms, which clears them again a moment later.
+    "MIMALLOC_PURGE_DELAY": "1000",
+}
+"""Of the children, unless the user's own environment says otherwise."""
 
 
 class Child:
@@ -51,9 +58,10 @@ class Child:
 class Children:
     """Starts children on one lifeline."""
 
-    def __init__(self, logs: Path, verbose: bool) -> None:
+    def __init__(self, logs: Path, verbose: bool, environ: Mapping[str, str]) -> None:
         self._logs = logs
         self._verbose = verbose
+        self._environ = {**ENVIRONMENT, **environ}
         self._read_end, self._write_end = os.pipe()
 
     async def start(self, name: str, module: str, arguments: Sequence[str]) -> Child:
@@ -73,6 +81,7 @@ class Children:
                 stderr=out,
                 pass_fds=(self._read_end,),
                 start_new_session=True,
+                env=self._environ,
             )
         finally:
             if log is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from coordinator.cli.state import state_folder
+from headrace import collector
 from headrace.errors import BadJob, ConfigError, HeadraceError
 from headrace.words import ExitCode
 
@@ -58,6 +59,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of `headrace`: turns errors into text on stderr and the right exit code."""
+    collector.rest()  # for the imports; commands that stay resume it
     from coordinator.cli.run import Interrupted
 
     try:

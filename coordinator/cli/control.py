@@ -10,7 +10,7 @@ from coordinator.cli.progress import Progress, line
 from coordinator.cli.show import show, table
 from coordinator.cli.state import job_folder, job_folders
 from coordinator.cli.summary import job_json, message_plain
-from headrace import v1
+from headrace import collector, v1
 from headrace.errors import HeadraceError
 from headrace.words import ExitCode
 
@@ -64,6 +64,7 @@ async def watch_job(where: Where, name: str | None, output: str) -> int:
             raise HeadraceError(f"Say which job to watch: {', '.join(running) or 'none runs here'}.")
         name = running[0]
     job = await _ask(where, name, "get", v1.JobRequest(name=name))
+    collector.resume()
     progress = Progress(quiet=output != "table")
     async for status in follow(where.of_job(name), where.token, name):
         job = status

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from coordinator.cli.children import Child, Children
 from coordinator.cli.progress import Progress
 from coordinator.cli.state import JobFolder, job_folder
+from headrace import collector
 from headrace.errors import BadJob, HeadraceError
 from headrace.words import ExitCode
 
@@ -77,17 +78,24 @@ def run_job(options: RunOptions, environ: Mapping[str, str]) -> int:
     folder.create()
     folder.lock()  # held until this process ends
     folder.sweep()
-    return asyncio.run(_Run(options, loaded, folder, begun).run())
+    return asyncio.run(_Run(options, loaded, folder, begun, environ).run())
 
 
 class _Run:
-    def __init__(self, options: RunOptions, loaded: "LoadedJob", folder: JobFolder, begun: float) -> None:
+    def __init__(
+        self,
+        options: RunOptions,
+        loaded: "LoadedJob",
+        folder: JobFolder,
+        begun: float,
+        environ: Mapping[str, str],
+    ) -> None:
         self._options = options
         self._loaded = loaded
         self._folder = folder
         self._begun = begun
         self._progress = Progress(quiet=options.as_json)
-        self._children = Children(folder.logs, options.verbose)
+        self._children = Children(folder.logs, options.verbose, environ)
         self._workers: list[Child] = []
         self._coordinator: Child | None = None
         self._is_submitted = False
@@ -148,6 +156,7 @@ class _Run:
                 print(plan_text(job, self._options.workers), flush=True)
         from coordinator.cli.client import follow
 
+        collector.resume()
         if job.phase not in ("Succeeded", "Failed"):
             async for status in follow(self._folder.address, None, job.name):
                 job = status

@@ -1,0 +1,22 @@
+"""Python's cycle collector, kept out of the way: of starting up, and of objects that live as long as the process.
+
+Importing makes some hundred thousand objects and no garbage, and the collector walks them again and again: a tenth of
+a second of each process's start, and a twentieth of a busy sidecar's time, measured with perf.
+"""
+
+import gc
+
+YOUNG_MAX = 20_000
+"""Objects between two collections of the young; the default of 700 fits programs that make cycles all the time."""
+
+
+def rest() -> None:
+    """Collects nothing from now on: the process starts up."""
+    gc.disable()
+
+
+def resume() -> None:
+    """Collects again, but never walks what exists now: the process has started."""
+    gc.freeze()
+    gc.set_threshold(YOUNG_MAX, 20, 50)
+    gc.enable()
