@@ -6,7 +6,6 @@ Not here: what is decided about it (`coordinator.driver`), its words and sums (`
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from coordinator.core.estimate import Estimate, Eta
@@ -130,10 +129,6 @@ class JobRun:
         if program != self.program_text:
             self.program_text = program
             self.program = program_from_json(program)
-
-    def set_workers_max(self, workers_max: int | None) -> None:
-        """As `Scale` asks."""
-        self.options = replace(self.options, workers_max=workers_max)
 
     def elapsed_s(self, now: float) -> float:
         """Seconds that this process has had the job running."""

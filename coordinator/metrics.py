@@ -1,7 +1,7 @@
 """The coordinator's metrics as Prometheus text: every name from 0 on, labels of few values, base units.
 
-Names and rules: docs/architecture.md, Metrics. Sums over workers and jobs are taken when they are asked for, so the
-driver only counts what can't be seen later.
+Names follow Prometheus' rules: base units, `_total` for counters. Sums over workers and jobs are taken when they are
+asked for, so the driver only counts what can't be seen later.
 
 Not here: serving them (`coordinator.http`).
 """

@@ -235,7 +235,13 @@ class Driver:
                 self._handbacks.append(Handback(lease.key, "", "", is_charged=False))
                 continue
             run = ShardRun(
-                lease, self._order, self._program, Path(self._registration.staging), self._arena.view, self._schema
+                lease,
+                self._order,
+                self._program,
+                Path(self._registration.staging),
+                self._arena.view,
+                self._schema,
+                self._flow.free_axes,
             )
             self._order += 1
             self._runs[lease.key] = run

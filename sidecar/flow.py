@@ -133,6 +133,14 @@ class Flow:
             if record.specs
         }
 
+    def free_axes(self, stage: str, output: str) -> tuple[int, ...]:
+        """Axes within a row of an output that the stage's specs leave open: rows of it become plain lists there."""
+        specs = self.records[stage].specs
+        spec = (specs.outputs or {}).get(output) if specs else None
+        if spec is None or spec.shape is None:
+            return ()
+        return tuple(axis for axis, size in enumerate(spec.shape) if axis and size is None)
+
     async def close(self) -> None:
         """Ends all predictors and hosts."""
         self._closing = True

@@ -9,7 +9,7 @@ Not here: reading and admission (`sidecar.feed`), the lease itself (`sidecar.dri
 import asyncio
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import groupby
@@ -69,9 +69,23 @@ class ShardRun:
     """The work on one lease."""
 
     def __init__(
-        self, lease: Lease, order: int, program: Program, staging: Path, arena: memoryview, schema: AgreedSchema
+        self,
+        lease: Lease,
+        order: int,
+        program: Program,
+        staging: Path,
+        arena: memoryview,
+        schema: AgreedSchema,
+        free_axes: Callable[[str, str], Collection[int]],
     ) -> None:
-        """`order` is the age of the lease in this worker; `arena` the whole arena's bytes; leases share `schema`."""
+        """Makes the work on one lease.
+
+        Args:
+            order: the age of the lease in this worker.
+            arena: the whole arena's bytes.
+            schema: shared by the leases of this worker.
+            free_axes: axes of a stage's output, by stage and column, whose size may change from batch to batch.
+        """
         self.lease = lease
         self.order = order
         self.end = lease.end  # where reading stops
@@ -94,11 +108,12 @@ class ShardRun:
         self._program = program
         self._staging = staging
         self._arena = arena
+        self._free_axes = free_axes
         self._schema = schema
         self._sources: dict[int, SourceRows] = {}
         self._order = OutputOrder()
         self._ordering = threading.Lock()  # the loop starts batches while a writer thread takes those that are ready
-        self._ready: dict[int, pa.RecordBatch] = {}
+        self._ready: dict[int, list[pa.RecordBatch]] = {}
         self._random = secrets.token_hex(4)
         self._writer: ShardWriter | None = None
         self._rejects: RejectsWriter | None = None
@@ -193,7 +208,8 @@ class ShardRun:
         with self._ordering:
             turn = self._order.take_ready(self._ready)
         for number in turn:
-            self._write(self._ready.pop(number))
+            for rows in self._ready.pop(number):
+                self._write(rows)
 
     def _write(self, rows: pa.RecordBatch) -> None:
         if rows.num_rows:
@@ -203,7 +219,7 @@ class ShardRun:
             self._writer.write(rows)
             self.rows_out += rows.num_rows
 
-    def _rows_of(self, batch: Batch) -> pa.RecordBatch:
+    def _rows_of(self, batch: Batch) -> list[pa.RecordBatch]:
         source = self._sources.pop(batch.number)
         if self._program.errors.nan == "reject":
             self._blame_nan(batch)
@@ -212,14 +228,14 @@ class ShardRun:
             guilty = sorted(batch.blamed)
             blames = [batch.blamed[row] for row in guilty]
             self._reject(*source.places(guilty), blames, source.rows.take(pa.array(guilty)))
-        if len(parts) == 1:
-            return parts[0]
-        return pa.Table.from_batches(parts).combine_chunks().to_batches()[0] if parts else source.rows.slice(0, 0)
+        return parts
 
     def _piece_rows(self, piece: Piece, source: SourceRows, blamed: dict[int, Blame]) -> pa.RecordBatch:
         columns = {
             (column.ref.producer, column.ref.column): column_to_arrow(
-                piece.columns[column.ref.producer][column.ref.column], self._arena
+                piece.columns[column.ref.producer][column.ref.column],
+                self._arena,
+                self._free_axes(column.ref.producer, column.ref.column),
             )
             for column in self._stage_columns
         }

@@ -1,6 +1,7 @@
 """The job service as the commands use it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -48,17 +49,20 @@ def as_error(error: GRPCError) -> HeadraceError:
     return NotFound(message) if error.status is Status.NOT_FOUND else Rejected(message)
 
 
-async def follow(address: str, token: str | None, name: str) -> AsyncIterator[v1.Job]:
+async def follow(address: str, token: str | None, name: str, away_max_s: float = float("inf")) -> AsyncIterator[v1.Job]:
     """Statuses of a job up to its terminal one, through losses and restarts of the coordinator.
 
-    The caller bounds how long it may be away.
+    Raises:
+        Rejected: the coordinator has been away for over `away_max_s`.
     """
+    heard_at = time.monotonic()
     while True:
         channel = open_channel(address, token)
         try:
             stub = v1.JobServiceStub(channel)  # a stream has no deadline of its own: it ends with the job
             async for job in stub.watch(v1.JobRequest(name=name)):
                 yield job
+                heard_at = time.monotonic()
                 if job.phase in ("Succeeded", "Failed"):
                     return
         except Unreachable:
@@ -68,4 +72,6 @@ async def follow(address: str, token: str | None, name: str) -> AsyncIterator[v1
                 raise as_error(error) from error
         finally:
             channel.close()
+        if time.monotonic() - heard_at > away_max_s:
+            raise Rejected(f"No coordinator answers at {address} any more: the job isn't being run now.")
         await asyncio.sleep(0.1)

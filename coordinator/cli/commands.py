@@ -129,7 +129,7 @@ def run(
         sets=_sets(sets),
         predictors_max=predictors_max,
         verbose=verbose,
-        as_json=output == "json",
+        output=output,
     )
     return run_job(options, os.environ)
 

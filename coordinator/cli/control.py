@@ -15,6 +15,8 @@ from headrace.errors import HeadraceError
 from headrace.words import ExitCode
 
 PAGE = 1000
+AWAY_MAX_S = 15.0
+"""A coordinator that is started again is back within seconds; a run that has ended isn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ async def watch_job(where: Where, name: str | None, output: str) -> int:
     job = await _ask(where, name, "get", v1.JobRequest(name=name))
     collector.resume()
     progress = Progress(quiet=output != "table")
-    async for status in follow(where.of_job(name), where.token, name):
+    async for status in follow(where.of_job(name), where.token, name, AWAY_MAX_S):
         job = status
         progress.show(job)
     progress.close()

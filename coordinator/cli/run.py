@@ -65,7 +65,7 @@ class RunOptions:
     sets: Mapping[str, str] = field(default_factory=dict)
     predictors_max: int | None = None
     verbose: bool = False
-    as_json: bool = False
+    output: str = "table"
 
 
 def run_job(options: RunOptions, environ: Mapping[str, str]) -> int:
@@ -94,7 +94,7 @@ class _Run:
         self._loaded = loaded
         self._folder = folder
         self._begun = begun
-        self._progress = Progress(quiet=options.as_json)
+        self._progress = Progress(quiet=options.output != "table")
         self._children = Children(folder.logs, options.verbose, environ)
         self._workers: list[Child] = []
         self._coordinator: Child | None = None
@@ -145,11 +145,13 @@ class _Run:
     # ------------------------------------------------------------------ the job
 
     async def _work(self) -> int:
-        from coordinator.cli.summary import job_json, plan_text, summary_text
+        from coordinator.cli.show import show
+        from coordinator.cli.summary import job_json, plan_text, rows_in, summary_text
 
         job = await self._submit()
         self._is_submitted = True
-        if not self._options.as_json:
+        rows_before = rows_in(job)
+        if self._options.output == "table":
             if job.phase == "Succeeded":
                 print(f"Job {job.name} is complete already (--again starts it anew).")
             else:
@@ -164,12 +166,7 @@ class _Run:
         self._is_decided = True
         self._progress.close()
         seconds = time.monotonic() - self._begun
-        if self._options.as_json:
-            import json
-
-            print(json.dumps(job_json(job, seconds), ensure_ascii=False))
-        else:
-            print(summary_text(job, seconds))
+        show(job_json(job, seconds), self._options.output, lambda _: [summary_text(job, seconds, rows_before)])
         return ExitCode.DONE if job.phase == "Succeeded" else ExitCode.FAILED
 
     async def _submit(self) -> "v1.Job":

@@ -58,9 +58,14 @@ def bound_by(job: v1.Job) -> str:
     return f"{name}, busy {shares[name]:.0%} of the time"
 
 
-def summary_text(job: v1.Job, seconds: float) -> str:
-    """What became of the job, in a few lines."""
-    rows_in = job.rows_out + job.rows_filtered + job.rows_rejected
+def rows_in(job: v1.Job) -> int:
+    """Rows of committed shards."""
+    return job.rows_out + job.rows_filtered + job.rows_rejected
+
+
+def summary_text(job: v1.Job, seconds: float, rows_before: int) -> str:
+    """What became of the job, in a few lines; `rows_before` were committed before these `seconds`."""
+    rows = rows_in(job)
     lines = [f"Job {job.name}: {job.phase} after {duration(seconds)}"]
     lines += [
         f"  {condition.reason}: {condition.message}"
@@ -68,10 +73,12 @@ def summary_text(job: v1.Job, seconds: float) -> str:
         if condition.status and condition.type in ("Failed", "Degraded")
     ]
     lines.append(
-        f"  rows    {rows_in:,} in = {job.rows_out:,} out + {job.rows_filtered:,} filtered "
+        f"  rows    {rows:,} in = {job.rows_out:,} out + {job.rows_filtered:,} filtered "
         f"+ {job.rows_rejected:,} rejected"
     )
-    lines.append(f"  rate    {rows_in / seconds:,.0f} rows/s over all")
+    if rows > rows_before:
+        since = f", {rows_before:,} rows were there before" if rows_before else ""
+        lines.append(f"  rate    {(rows - rows_before) / seconds:,.0f} rows/s over all{since}")
     shares = busy_shares(job)
     for stage in job.stages:
         lines.append(
@@ -99,5 +106,5 @@ def job_json(job: v1.Job, seconds: float | None = None) -> dict[str, Any]:
     plain["bound_by"] = bound_by(job)
     if seconds is not None:
         plain["seconds"] = round(seconds, 3)
-        plain["rows_in"] = job.rows_out + job.rows_filtered + job.rows_rejected
+        plain["rows_in"] = rows_in(job)
     return plain

@@ -64,7 +64,7 @@ def load_job(path: Path, sets: Mapping[str, str], environ: Mapping[str, str]) ->
     faults = list(document.faults)
     job = None
     if document.value is None and not faults:
-        faults.append(Fault("this file", "empty", "an InferenceJob; see `headrace init`"))
+        faults.append(Fault("this file", "empty", "an InferenceJob, as README.md shows one"))
     elif document.value is not None:
         job, found = _checked(document.value)
         faults += found
@@ -101,7 +101,7 @@ def job_from_plain(value: Any) -> InferenceJob:
 def _checked(value: Any) -> tuple[InferenceJob | None, list[Fault]]:
     """The job and what is wrong with it; None where it is too wrong to be one."""
     if not isinstance(value, dict):
-        return None, [Fault("this file", f"found a {type(value).__name__}", "an InferenceJob; see `headrace init`")]
+        return None, [Fault("this file", f"found a {type(value).__name__}", "an InferenceJob, as README.md shows one")]
     faults: list[Fault] = []
     try:
         job = InferenceJob.model_validate(value)

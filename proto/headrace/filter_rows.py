@@ -55,7 +55,7 @@ def filter_faults(expression: Expression, schema: Any, field: str = "spec.source
     )
     try:
         filter_mask(expression, empty)
-    except (pa.ArrowException, TypeError) as error:
+    except (pa.ArrowException, TypeError, OverflowError) as error:
         types = ", ".join(f"{name}: {schema.field(name).type}" for name in used)
         text = str(error).splitlines()[0]
         faults.append(Fault(field, f"can't be computed: {text}", f"the columns' types are {types}"))
@@ -79,6 +79,9 @@ def filter_mask(expression: Expression, rows: Any) -> Any:
     return pc.fill_null(mask, False)
 
 
+_PLAIN = {"string_view": "string", "binary_view": "binary"}
+
+
 def _evaluate(expression: Expression, rows: Any) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -86,7 +89,10 @@ def _evaluate(expression: Expression, rows: Any) -> Any:
     match expression:
         case Column(name):
             column = rows.column(name)
-            return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+            if pa.types.is_dictionary(column.type):
+                return column.dictionary_decode()
+            # Arrow has no comparisons of views.
+            return column.cast(_PLAIN[str(column.type)]) if str(column.type) in _PLAIN else column
         case Literal(value):
             return pa.scalar(value)
         case Compare(op, left, right):

@@ -242,8 +242,8 @@ def test_a_missing_variable_says_how_to_set_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "job.yaml: this file: empty; an InferenceJob; see `headrace init`"),
-        ("- a", "job.yaml: this file: found a list; an InferenceJob; see `headrace init`"),
+        ("", "job.yaml: this file: empty; an InferenceJob, as README.md shows one"),
+        ("- a", "job.yaml: this file: found a list; an InferenceJob, as README.md shows one"),
         ("a: [", "job.yaml: line 2, column 1: not YAML: did not find expected node content"),
         ("a: {rows: ${N}}", "job.yaml: line 1, column 12: not YAML: did not find expected ',' or '}'; "
          'quotes around "${NAME}" within {...}'),
