@@ -20,6 +20,7 @@ from coordinator.driver import CLEARED, Driver, NoSuchJob, WrongState
 from coordinator.exchange import Seat
 from coordinator.job_run import OUTPUT_COMMITTED, JobRun
 from coordinator.jobs import JobState, JobStatus
+from coordinator.output import SUCCESS
 from coordinator.submission import Submission, changed_program, plan_job, read_job, read_options
 from headrace.words import Reason, ShardState
 
@@ -95,6 +96,11 @@ class JobDesk:
         return run
 
     async def _continue(self, run: JobRun, job: "InferenceJob") -> None:
+        if run.state is JobState.SUCCEEDED and not (run.output.folder / SUCCESS).is_file():
+            raise WrongState(
+                f"The job {run.name!r} is complete, but {run.output.folder} has no {SUCCESS} any more. "
+                "Start it anew with --again."
+            )
         if run.state is JobState.SUCCEEDED or "claim" in run.ledger.steps:
             return
         program = await asyncio.to_thread(changed_program, run.program, job)

@@ -66,6 +66,8 @@ def line(job: v1.Job) -> str:
     done = job.rows_out + job.rows_filtered + job.rows_rejected + job.rows_live
     total = f"/{'~' if job.rows_estimated else ''}{job.rows_total:,}" if job.rows_total else ""
     parts = [f"{done:,}{total} rows", f"{job.rows_per_second:,.0f} rows/s"]
+    if any(condition.type == "Suspended" and condition.status for condition in job.conditions):
+        parts.append(f"suspended until `headrace resume {job.name}`")
     if job.phase == "Running":
         parts.append(f"{eta(job.eta_low_s, job.eta_high_s)} to go")
     parts.append(f"{duration(job.elapsed_s)} so far")

@@ -10,6 +10,7 @@ Not here: planning and everything durable (the coordinator), the work (`sidecar`
 """
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -123,6 +124,8 @@ class _Run:
                 return work.result()
             if self._interrupted.done():
                 await self._drain()
+                if work.done():  # the drain finished the job
+                    return work.result()
                 raise Interrupted(self._interrupted.result())
             return await self._after_failed_child(work, supervisors)
         except BadJob as error:
@@ -166,7 +169,10 @@ class _Run:
         self._is_decided = True
         self._progress.close()
         seconds = time.monotonic() - self._begun
-        show(job_json(job, seconds), self._options.output, lambda _: [summary_text(job, seconds, rows_before)])
+        if self._options.output == "json":  # one line, for those who read lines
+            print(json.dumps(job_json(job, seconds), ensure_ascii=False))
+        else:
+            show(job_json(job, seconds), self._options.output, lambda _: [summary_text(job, seconds, rows_before)])
         return ExitCode.DONE if job.phase == "Succeeded" else ExitCode.FAILED
 
     async def _submit(self) -> "v1.Job":

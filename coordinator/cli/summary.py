@@ -21,11 +21,11 @@ def plan_text(job: v1.Job, workers: int) -> str:
     planned = plan.get("stages", ())
     share = core_share(machine_cores(), len(planned), workers)
     stages = []
+    batch_rows = min((stage["batch_rows"] for stage in planned), default=0)  # the same rows go through all stages
     for stage in planned:
         count = within(share, stage["predictors_min"], stage["predictors_max"])
         stages.append(
-            f"{stage['name']} ({stage['kind']}, {count} predictor{'s' * (count > 1)}, "
-            f"{stage['batch_rows']:,} rows a batch)"
+            f"{stage['name']} ({stage['kind']}, {count} predictor{'s' * (count > 1)}, {batch_rows:,} rows a batch)"
         )
     lines = [
         f"Job {job.name}: {job.files:,} files, {size(job.bytes_total)}, {rows}, {shards:,} shards",
@@ -79,6 +79,8 @@ def summary_text(job: v1.Job, seconds: float, rows_before: int) -> str:
     if rows > rows_before:
         since = f", {rows_before:,} rows were there before" if rows_before else ""
         lines.append(f"  rate    {(rows - rows_before) / seconds:,.0f} rows/s over all{since}")
+    else:
+        return "\n".join([*lines, f"  output  {job.output}"])
     shares = busy_shares(job)
     for stage in job.stages:
         lines.append(

@@ -59,7 +59,7 @@ def _read_decimals(array: pa.Array, target: Target, column: str, per_row: int, f
     """Decimals as float64, or as 64-bit integers with the fraction cut off; those beyond 64 bits are flaws."""
     step = target.steps[0]
     if step.kind == "f":
-        return array_values(array.cast(pa.float64()))
+        return array_values(array.cast(pa.string()).cast(pa.float64()))  # Arrow's own cast doesn't round correctly
     wide = pa.uint64() if step == np.dtype(np.uint64) else pa.int64()
     options = pc.CastOptions(wide, allow_decimal_truncate=True)
     try:
