@@ -97,19 +97,22 @@ def verify(output: Path) -> Report:
         report.add("Unfinished", f"{output} is claimed by a job that isn't complete.")
     _check_success(output, name, report)
     named: set[str] = set()
+    mode = ""
     while name is not None:
         report.manifests.append(name)
         path = output / HIDDEN / name
         try:
             _check_manifest(output, path, report, named)
-            name = read_header(path).base
+            header = read_header(path)
+            name, mode = header.base, header.mode
         except (OSError, ManifestDamaged) as error:
             report.add("Damaged", str(error))
             return report
         if name in report.manifests:
             report.add("Damaged", f"{path} names a base that leads back to it.")
             return report
-    _check_strays(output, report, named)
+    # An output that the first job appended to held files before, of which no manifest tells.
+    _check_strays(output, report, named, foreign_too=mode != "append")
     return report
 
 
@@ -266,12 +269,16 @@ def _rows_by_footer(path: Path) -> int | None:
     return None
 
 
-def _check_strays(output: Path, report: Report, named: set[str]) -> None:
+def _check_strays(output: Path, report: Report, named: set[str], *, foreign_too: bool) -> None:
+    """Finds files that a reader of the output would take for results."""
+    suffixes = {Path(name).suffix for name in named if not name.startswith(HIDDEN)} if foreign_too else set()
     for root, folders, files in os.walk(output):
         folders[:] = [folder for folder in folders if not folder.startswith(("_", "."))]
         for name in files:
             relative = os.path.relpath(os.path.join(root, name), output)
-            if relative not in named and parse_part_name(name) is not None:
+            is_hidden = name.startswith(("_", "."))
+            is_result = parse_part_name(name) is not None or (not is_hidden and Path(name).suffix in suffixes)
+            if relative not in named and is_result:
                 report.add("Stray", f"{relative} looks like a result but no manifest names it.")
     rejected = output / REJECTED
     for name in sorted(os.listdir(rejected)) if rejected.exists() else ():

@@ -104,6 +104,7 @@ DAMAGE: dict[str, tuple[str, Damage]] = {
     "a longer file": ("Size", lambda o, e: _first(o, e).write_bytes(_first(o, e).read_bytes() + b"x")),
     "a changed file": ("Digest", lambda o, e: _first(o, e).write_bytes(b"x" * e[0].files[0].size)),
     "a stray file": ("Stray", lambda o, e: data(o, 9, 1)),
+    "a copy": ("Stray", lambda o, e: (o / f"copy{_first(o, e).suffix}").write_bytes(_first(o, e).read_bytes())),
     "a stray reject": ("Stray", lambda o, e: data(o, 9, 1, "rejects")),
     "another's _SUCCESS": ("Damaged", lambda o, e: (o / SUCCESS).write_text('{"manifest": "manifest-000007.jsonl"}')),
     "rows never read": ("Unbalanced", lambda o, e: write(o, [replace(e[0], rows_read=39, rows_filtered=0), *e[1:]])),
