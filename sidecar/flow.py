@@ -96,6 +96,8 @@ class Flow:
         self._on_again = on_again
         self._on_fatal = on_fatal
         self._on_host_lost = on_host_lost
+        self._rows_max = batch_rows_max(program)
+        self._rows_are_wish = batch_is_auto(program)
         in_flight = sum(predictors.values())
         self._pipeline = Pipeline(
             wiring.stages,
@@ -191,9 +193,8 @@ class Flow:
 
     def fit_rows(self, source_row_bytes: float) -> int:
         """Rows of the next batches, whose rows take `source_row_bytes` in the arena."""
-        rows = batch_rows_max(self._program)
         predictors = sum(self._predictors.values())
-        return self._pipeline.fit_rows(rows, source_row_bytes, predictors, is_wish=batch_is_auto(self._program))
+        return self._pipeline.fit_rows(self._rows_max, source_row_bytes, predictors, is_wish=self._rows_are_wish)
 
     def try_admit(
         self, order: int, shard: ShardKey, rows: int, source_bytes: int, age: int | None = None

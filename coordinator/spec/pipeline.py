@@ -38,11 +38,6 @@ def split_reference(text: str) -> tuple[str, str]:
     return producer, column
 
 
-def _reference(value: str) -> str:
-    split_reference(value)
-    return value
-
-
 def _references(value: str | list[str]) -> str | list[str]:
     if isinstance(value, list) and not value:
         raise ValueError("expected at least one reference")
@@ -71,7 +66,6 @@ def _dtype(value: str) -> str:
     return value
 
 
-Reference = Annotated[str, AfterValidator(_reference)]
 References = Annotated[
     str | list[str],
     AfterValidator(_references),

@@ -1,4 +1,4 @@
-"""The project's vocabulary as types: ids, states, exit codes (docs/architecture.md, Words)."""
+"""The project's vocabulary as types: ids, states, exit codes (docs/architecture.md uses the same words)."""
 
 from enum import IntEnum, StrEnum
 from typing import NewType

@@ -162,10 +162,9 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     assert "its name is not UTF-8" in faults_of(Spec("files", [str(tmp_path)]))
 
 
-def test_100_000_tiny_files_are_planned_without_opening_them(tmp_path: Path) -> None:
-    # The test makes 2,000; what must hold is that nothing but the head of the first ones is opened.
+def test_of_many_tiny_files_only_the_first_are_asked_for_their_types(tmp_path: Path) -> None:
     for i in range(2_000):
-        (tmp_path / f"{i:05}.jsonl").write_bytes(b'{"a": 1}\n' if i < 3 else b"not opened")
+        (tmp_path / f"{i:05}.jsonl").write_bytes(b'{"a": 1}\n' if i < 3 else b'{"b": 2}\n')
     planned = plan(Spec("jsonl", [str(tmp_path)]))
     assert len(planned.dataset.paths) == 2_000
     assert planned.schema == pa.schema([("a", pa.int64())])

@@ -301,7 +301,9 @@ def test_an_output_that_disappears_and_comes_back_is_written_all_the_same(site: 
     site.run_complete(job)
     shutil.rmtree(site.out)
 
-    assert site.run(job).code in (0, 1)  # complete already: it says so and makes nothing up
+    gone = site.run(job)
+    assert gone.code == 1
+    assert "has no _SUCCESS any more. Start it anew with --again." in gone.stderr
 
     site.run_complete(job, "--again")
     assert_doubled(site, 1000)
