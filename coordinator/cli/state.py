@@ -11,6 +11,7 @@ STATE/jobs/NAME/            mode 0700
 import fcntl
 import os
 import shutil
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,17 +80,24 @@ class JobFolder:
         """
         descriptor = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.read(descriptor, 32).decode(errors="replace") or "unknown"
+            # A record lock, since the kernel itself can say who holds it: a number in the file may be late or old.
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            holder = _lock_holder(descriptor)
             os.close(descriptor)
             raise AlreadyRunning(
-                f"Job {self.path.name!r} is being run already, by process {holder}; "
+                f"Job {self.path.name!r} is being run already{holder}; "
                 f"`headrace status {self.path.name}` shows how far it is."
             ) from error
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
         return descriptor
+
+
+def _lock_holder(descriptor: int) -> str:
+    """Who holds the record lock of the file, as words; empty if it was let go or lies in another PID namespace."""
+    layout = "hhqqi4x"  # struct flock: type, whence, start, length, pid
+    asked = struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    pid = struct.unpack(layout, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[4]
+    return f", by process {pid}" if pid > 0 else ""
 
 
 def state_folder(given: Path | None, environ: Mapping[str, str]) -> Path:
