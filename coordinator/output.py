@@ -1,29 +1,24 @@
-"""One job's output folder on a local file system: claim, staging, publishing, the finish (architecture 3.4).
+"""One job's output: claim, publishing, the finish; in whatever store it lies.
 
     OUT/part-*                          data, published one by one (held modes: all at the end)
     OUT/_SUCCESS                        last
-    OUT/_headrace/claim.json            which job may write here; created exclusively
-    OUT/_headrace/staging-{uid}/        workers write here; only the coordinator creates it
-    OUT/_headrace/taken-{uid}/          staging that was taken away from workers
+    OUT/_headrace/claim.json            which job may write here; created conditionally
     OUT/_headrace/rejected/part-*       rejects
     OUT/_headrace/manifest-NNNNNN.jsonl
 
 Every step may be done again after a crash at any point and then changes nothing that was done. All of it is blocking:
-the driver calls it in threads, one call per job at a time, but for `take` and `publish`.
+the driver calls it in threads, one call per job at a time, but for `take` and `publish_taken`.
 
-Not here: when a step is due and that it is journaled (`coordinator.finish`), what a manifest says
-(`coordinator.manifest`).
+Not here: where files are staged and what makes a name durable (`headrace.stores`), when a step is due and that it is
+journaled (`coordinator.finish`), what a manifest says (`coordinator.manifest`).
 """
 
 import contextlib
 import json
-import os
 import re
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,30 +35,52 @@ from coordinator.manifest import (
     read_manifest,
     write_manifest,
 )
-from headrace.errors import BadJob, Fault, SinkError
-from headrace.publish import HIDDEN, REJECTED, fsync_folder, is_same, parse_part_name, publish, staged_name
+from headrace.errors import BadJob, Fault, SinkError, SinkUnavailable
+from headrace.publish import HIDDEN, REJECTED, parse_part_name
+from headrace.stores.port import OutputStore, StoreUnavailable
 from headrace.words import Epoch, JobUid, ShardId
 
 SUCCESS = "_SUCCESS"
-CLAIM = "claim.json"
+CLAIM = f"{HIDDEN}/claim.json"
 FIELD = "spec.sink.uri"
-_MANIFEST_NAME = re.compile(r"manifest-(\d{6,})\.jsonl", re.ASCII)
+_MANIFEST_NAME = re.compile(rf"{HIDDEN}/manifest-(\d{{6,}})\.jsonl", re.ASCII)
 
 
-class LocalOutput:
-    """The output folder of one job.
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file of an output, to be opened."""
+
+    store: OutputStore
+    name: str
+
+    def open(self, mode: Literal["rb"] = "rb", /) -> BinaryIO:
+        """Opens it; `mode` makes it look like a path.
+
+        Raises:
+            OSError: it isn't there, or the store fails.
+        """
+        return self.store.open(self.name)
+
+    def __str__(self) -> str:
+        return self.store.place_of(self.name)
+
+
+class Output:
+    """The output of one job.
 
     `ledger` names the ledger that knows the job, for people who find its claim. Methods raise `SinkError` where the
-    store fails.
+    store fails, `SinkUnavailable` where it may work again later.
     """
 
-    def __init__(self, folder: Path, *, job: str, uid: JobUid, ledger: str) -> None:
-        self.folder = folder
-        self.hidden = folder / HIDDEN
-        self.staging = self.hidden / f"staging-{uid}"
-        self.taken = self.hidden / f"taken-{uid}"
+    def __init__(self, store: OutputStore, *, job: str, uid: JobUid, ledger: str) -> None:
+        self.store = store
         self._claim = {"job": job, "uid": str(uid), "ledger": ledger}
         self._uid = uid
+
+    @property
+    def place(self) -> str:
+        """What users call it."""
+        return self.store.place
 
     # ------------------------------------------------------------------ claim
 
@@ -71,20 +88,31 @@ class LocalOutput:
         """Makes the output this job's; its own claim found again is success.
 
         Raises:
-            BadJob: another job claims this folder, one above it or one below it.
+            BadJob: another job claims this output, one above it or one below it.
         """
-        with _sink_errors(self.folder, "claimed"):
-            _make_durably(self.hidden)
-            path = self.hidden / CLAIM
-            made = _create(path, json.dumps(self._claim).encode() + b"\n")
-            if not made and _read_claim(path).get("uid") != self._uid:
-                raise BadJob([self._conflict(path, "this folder")])
+        with _sink_errors(self.place, "claimed"):
+            try:
+                self.store.make()
+            except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+                fault = Fault(FIELD, f"{self.place} can't be made: {error.strerror}", "a folder that can be written")
+                raise BadJob([fault]) from error
+            body = json.dumps(self._claim).encode() + b"\n"
+            made = self.store.create(CLAIM, body)
+            if made and self.store.create(CLAIM, body):
+                raise SinkError(
+                    f"{self.place}: this store overwrites objects that were to be created only if they weren't there "
+                    "(If-None-Match); no output is safe in it."
+                )
+            found = self._read(CLAIM)
+            if not made and found.get("uid") != self._uid:
+                raise BadJob([_conflict(found, self.store.place_of(CLAIM), "this folder")])
             # Looked at after the own claim is there: of two jobs that nest, at least one sees the other.
-            other = next(self._claims_around(), None)
+            other = next(self.store.around(CLAIM), None)
             if other is not None:
                 if made:
-                    path.unlink(missing_ok=True)
-                raise BadJob([self._conflict(*other)])
+                    self.store.remove([CLAIM])
+                where, place, theirs = other
+                raise BadJob([_conflict(_object(theirs), place, where)])
 
     def check_claim(self) -> None:
         """Checks that this job's claim is still there.
@@ -92,154 +120,125 @@ class LocalOutput:
         Raises:
             SinkError: it is gone, and nobody knows what became of the files beside it.
         """
-        with _sink_errors(self.folder, "looked at"):
-            if _read_claim(self.hidden / CLAIM).get("uid") != self._uid:
+        with _sink_errors(self.place, "looked at"):
+            if self._read(CLAIM).get("uid") != self._uid:
                 raise SinkError(
-                    f"The output {self.folder} was removed or changed before the job was complete: its claim is gone. "
+                    f"The output {self.place} was removed or changed before the job was complete: its claim is gone. "
                     "Start the job anew with --again."
                 )
 
     def leases_seen(self) -> Iterator[tuple[ShardId, Epoch, bool]]:
         """The lease of each file of this job that lies here, and whether the file is published."""
-        with _sink_errors(self.folder, "listed"):
-            published = (self.folder, self.folder / REJECTED)
-            for folder in (*published, self.staging, self.taken):
-                for name in os.listdir(folder) if folder.is_dir() else ():
-                    parsed = parse_part_name(name.removeprefix(staged_name(f"{REJECTED}/")))
-                    if parsed is not None and parsed[1] == self._uid[:8]:
-                        yield ShardId(parsed[0]), Epoch(parsed[2]), folder in published
+        with _sink_errors(self.place, "listed"):
+            for prefix in ("part-", f"{REJECTED}/part-"):
+                for name in self.store.names(prefix, deep=False):
+                    yield from self._lease_of(name, is_published=True)
+            for name in self.store.staged_names():
+                yield from self._lease_of(name, is_published=False)
+
+    def _lease_of(self, name: str, *, is_published: bool) -> Iterator[tuple[ShardId, Epoch, bool]]:
+        parsed = parse_part_name(name.removeprefix(f"{REJECTED}/"))
+        if parsed is not None and parsed[1] == self._uid[:8]:
+            yield ShardId(parsed[0]), Epoch(parsed[2]), is_published
 
     def prepare(self) -> None:
-        """Creates the folders that workers write to and publish into; workers never do."""
-        with _sink_errors(self.folder, "prepared"):
-            self.staging.mkdir(exist_ok=True)
-            (self.folder / REJECTED).mkdir(exist_ok=True)
-            fsync_folder(self.hidden)
+        """Makes what workers stage into; they never do."""
+        with _sink_errors(self.place, "prepared"):
+            self.store.prepare()
 
     def release_claim(self) -> None:
         """Gives the output free for other jobs."""
-        with _sink_errors(self.folder, "given free"):
-            path = self.hidden / CLAIM
-            if path.exists() and _read_claim(path).get("uid") == self._uid:
-                path.unlink(missing_ok=True)
-                fsync_folder(self.hidden)
-
-    def _conflict(self, claim: Path, where: str) -> Fault:
-        found = _read_claim(claim)
-        name = found.get("job", "?")
-        return Fault(
-            FIELD,
-            f"{where} is the output of the job {name!r} (ledger {found.get('ledger', '?')}), which isn't complete",
-            f"continue or cancel that job, or choose another folder; if its ledger is gone, remove {claim}",
-        )
-
-    def _claims_around(self) -> Iterator[tuple[Path, str]]:
-        for above in self.folder.resolve().parents:
-            path = above / HIDDEN / CLAIM
-            if path.is_file():
-                yield path, f"the folder {above} above this one"
-        for folder, names, _ in os.walk(self.folder):
-            names[:] = [name for name in names if name != HIDDEN]
-            if Path(folder) == self.folder:
-                continue
-            path = Path(folder) / HIDDEN / CLAIM
-            if path.is_file():
-                yield path, f"the folder {folder} below this one"
+        with _sink_errors(self.place, "given free"):
+            if self._read(CLAIM).get("uid") == self._uid:
+                self.store.remove([CLAIM])
 
     # ------------------------------------------------------------------ before the run
 
     def existing(self) -> list[str]:
         """Names of all visible files and rejects there now, relative and sorted: what `replace` will delete."""
-        with _sink_errors(self.folder, "listed"):
-            names = [name for name in _files_below(self.folder, skip={HIDDEN}) if name != SUCCESS]
-            names += [f"{REJECTED}/{name}" for name in _files_below(self.folder / REJECTED)]
-            return sorted(names)
+        with _sink_errors(self.place, "listed"):
+            return sorted(
+                name
+                for name in self.store.names()
+                if name != SUCCESS and (not name.startswith(f"{HIDDEN}/") or name.startswith(f"{REJECTED}/"))
+            )
 
     def last_manifest(self) -> tuple[int, str | None]:
         """Number and file name of the newest manifest; ``(0, None)`` where there is none."""
-        with _sink_errors(self.folder, "listed"):
-            return newest_manifest(self.folder)
+        with _sink_errors(self.place, "listed"):
+            return newest_manifest(self.store)
 
     # ------------------------------------------------------------------ publishing
 
-    def final(self, name: str) -> Path:
-        """Where a committed file ends up."""
-        return self.folder / name
-
     def take(self, files: Sequence[OutputFile]) -> None:
-        """Takes one commit's staged files away, so that its worker, however late it wakes, publishes nothing more."""
-        with _sink_errors(self.folder, "taken over"):
-            self.taken.mkdir(exist_ok=True)
-            for file in files:
-                name = staged_name(file.name)
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(self.staging / name, self.taken / name)
-            fsync_folder(self.taken)
+        """Takes one commit's staged files away, so that its worker publishes no others, however late it wakes."""
+        with _sink_errors(self.place, "taken over"):
+            self.store.take(files)
 
     def publish_taken(self, files: Sequence[OutputFile]) -> None:
-        """Publishes files that `take` took, reading each back first.
+        """Publishes files that `take` took.
 
         Raises:
             StagingGone: a file is neither staged as committed nor published.
         """
-        for file in files:
-            staged = self.taken / staged_name(file.name)
-            publish(staged, self.final(file.name), file.size, file.digest, verify=True)
+        with _sink_errors(self.place, "published"):
+            self.store.publish_taken(files)
 
     # ------------------------------------------------------------------ the finish, in this order
 
     def take_staging(self) -> None:
-        """Takes the whole staging folder away: from here on no worker publishes or stages anything."""
-        with _sink_errors(self.folder, "finished"):
-            self.taken.mkdir(exist_ok=True)
-            if self.staging.exists():
-                os.rename(self.staging, self.taken / f"staging-{secrets.token_hex(4)}")
-                fsync_folder(self.hidden)
-            for folder in self.taken.glob("staging-*"):
-                for name in os.listdir(folder):
-                    os.rename(folder / name, self.taken / name)
-                folder.rmdir()
+        """Takes all that is staged away: from here on no worker publishes or stages anything that counts."""
+        with _sink_errors(self.place, "finished"):
+            self.store.take_all()
 
-    def has_all(self, files: Iterable[OutputFile]) -> bool:
-        """Whether each file lies whole where `take_staging` put it, or is published."""
-        with _sink_errors(self.folder, "finished"):
-            for file in files:
-                try:
-                    is_whole = (self.taken / staged_name(file.name)).stat().st_size == file.size
-                except FileNotFoundError:
-                    is_whole = False
-                if not is_whole and not is_same(self.final(file.name), file.size, file.digest):
-                    return False
-            return True
+    def missing(self, files: Iterable[OutputFile]) -> list[str]:
+        """Names of files that neither lie whole where `take_staging` left them nor are published."""
+        with _sink_errors(self.place, "finished"):
+            return self.store.missing(files)
 
     def drop_success(self) -> None:
         """Removes the `_SUCCESS` of an earlier job."""
-        with _sink_errors(self.folder, "finished"):
-            path = self.folder / SUCCESS
-            if path.exists() and _read_claim(path).get("uid") != self._uid:
-                path.unlink()
-                fsync_folder(self.folder)
+        with _sink_errors(self.place, "finished"):
+            found = self._read_if_there(SUCCESS)
+            if found is not None and found.get("uid") != self._uid:
+                self.store.remove([SUCCESS])
 
     def publish_held(self, files: Iterable[OutputFile]) -> None:
-        """Held modes: publishes everything that was committed. The staged bytes were made durable by their writers."""
-        for file in files:
-            publish(self.taken / staged_name(file.name), self.final(file.name), file.size, file.digest)
+        """Held modes: publishes everything that was committed."""
+        with _sink_errors(self.place, "published"):
+            self.store.publish_held(files)
 
     def sweep(self, named: Iterable[str], base: str | None) -> int:
-        """Removes this job's files that neither `named` nor a manifest of the base chain names; gives their number."""
-        with _sink_errors(self.folder, "swept"):
-            keep = _hashes([*[named], *(self._names_of(path) for path in self._chain(base))])
-            removed = 0
-            for prefix, folder in (("", self.folder), (f"{REJECTED}/", self.folder / REJECTED)):
-                for entry in list(os.scandir(folder)) if folder.is_dir() else ():
-                    parsed = parse_part_name(entry.name)
-                    if parsed is None or parsed[1] != self._uid[:8] or _has(keep, prefix + entry.name):
-                        continue
-                    os.unlink(entry.path)
-                    removed += 1
-                if removed:
-                    fsync_folder(folder)
-            return removed
+        """Removes this job's files that neither `named` nor a manifest of the base chain names; gives their number.
+
+        Nothing that is staged becomes a file any more.
+        """
+        with _sink_errors(self.place, "swept"):
+            self.store.drop_staged()
+            keep = _hashes([*[named], *(self._names_of(name) for name in self._chain(base))])
+            loose = [
+                name
+                for prefix in ("part-", f"{REJECTED}/part-")
+                for name in self.store.names(prefix, deep=False)
+                if any(self._lease_of(name, is_published=True)) and not _has(keep, name)
+            ]
+            self.store.remove(loose)
+            return len(loose)
+
+    def check_published(self, names: Iterable[str]) -> None:
+        """Looks for every published file by its name: workers say that they published, and files can be removed.
+
+        Raises:
+            SinkError: one isn't there.
+        """
+        with _sink_errors(self.place, "looked through"):
+            there = _hashes([self.store.names(prefix, deep=False) for prefix in ("part-", f"{REJECTED}/part-")])
+            for name in names:
+                if not _has(there, name) and self.store.size(name) is None:  # a listing may lag
+                    raise SinkError(
+                        f"{name} was published in {self.place} and isn't there: it was removed while the job ran. "
+                        "Start the job anew with --again."
+                    )
 
     def write_manifest(self, header: Header, inputs: Iterable[InputFile], entries: Iterable[Entry]) -> str:
         """Creates the manifest; one's own found again is success. Gives its file name.
@@ -248,83 +247,79 @@ class LocalOutput:
             SinkError: another job wrote a manifest of this number.
         """
         name = manifest_name(header.number)
-        with _sink_errors(self.folder, "described in a manifest"):
-            path = self.hidden / name
-            if not path.exists():
-                temporary = self.hidden / f".{name}-{secrets.token_hex(4)}"
-                try:
-                    write_manifest(temporary, header, inputs, entries)
-                    with contextlib.suppress(FileExistsError):
-                        os.link(temporary, path)
-                finally:
-                    temporary.unlink(missing_ok=True)
-                fsync_folder(self.hidden)
-            if read_header(path).uid != self._uid:
-                raise SinkError(f"{path} was written by another job: this output was changed while the job ran.")
+        with _sink_errors(self.place, "described in a manifest"):
+            file = self.manifest(name)
+            if self.store.size(file.name) is None:
+                self.store.create_from(file.name, lambda body: write_manifest(body, header, inputs, entries))
+            if read_header(file).uid != self._uid:
+                raise SinkError(f"{file} was written by another job: this output was changed while the job ran.")
         return name
 
+    def is_described(self) -> bool:
+        """Whether this job has written its manifest."""
+        with _sink_errors(self.place, "looked at"):
+            _, newest = newest_manifest(self.store)
+            return newest is not None and read_header(self.manifest(newest)).uid == self._uid
+
     def delete_old(self, names: Iterable[str]) -> None:
-        """Mode `replace`: deletes exactly the listed files, then the folders that this left empty."""
-        with _sink_errors(self.folder, "replaced"):
-            folders: set[Path] = set()
-            for name in names:
-                path = self.folder / name
-                path.unlink(missing_ok=True)
-                folders.update(parent for parent in path.parents if self.folder in parent.parents)
-            keep = {self.hidden, self.folder / REJECTED}
-            for folder in sorted(folders - keep, key=lambda path: len(path.parts), reverse=True):
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-            for folder in (self.folder, *folders):
-                if folder.exists():
-                    fsync_folder(folder)
+        """Modes `replace` and `retry`: deletes exactly the listed files."""
+        with _sink_errors(self.place, "replaced"):
+            self.store.remove(names)
 
     def write_success(self, summary: dict[str, Any]) -> None:
         """Writes `_SUCCESS`, with the job's summary as JSON inside."""
-        with _sink_errors(self.folder, "marked complete"):
-            path = self.folder / SUCCESS
+        with _sink_errors(self.place, "marked complete"):
             body = json.dumps({**self._claim, **summary}, indent=1).encode() + b"\n"
-            if not _create(path, body) and _read_claim(path).get("uid") != self._uid:
-                path.unlink()
-                _create(path, body)
-            fsync_folder(self.folder)
+            if not self.store.create(SUCCESS, body) and self._read(SUCCESS).get("uid") != self._uid:
+                self.store.remove([SUCCESS])
+                self.store.create(SUCCESS, body)
 
     def clear(self) -> None:
-        """Removes what was taken over and never published."""
-        with _sink_errors(self.folder, "cleared"):
-            if self.taken.exists():
-                shutil.rmtree(self.taken)
+        """Removes what was staged and never published."""
+        with _sink_errors(self.place, "cleared"):
+            self.store.drop_staged()
 
     def abandon(self) -> None:
         """Removes all that this unfinished job left: staging, marks of its end, published files, its claim."""
-        with _sink_errors(self.folder, "cleared"):
-            if not self.hidden.exists() or _read_claim(self.hidden / CLAIM).get("uid") != self._uid:
+        with _sink_errors(self.place, "cleared"):
+            if self._read(CLAIM).get("uid") != self._uid:
                 return
-            success = self.folder / SUCCESS
-            if _read_claim(success).get("uid") == self._uid:
-                success.unlink()
-                fsync_folder(self.folder)
-            _, manifest = newest_manifest(self.folder)
-            if manifest is not None and read_header(self.hidden / manifest).uid == self._uid:
-                (self.hidden / manifest).unlink()
-                fsync_folder(self.hidden)
+            if self._read(SUCCESS).get("uid") == self._uid:
+                self.store.remove([SUCCESS])
+            if self.is_described():
+                self.store.remove([f"{HIDDEN}/{newest_manifest(self.store)[1]}"])
         self.take_staging()
         self.sweep((), None)
         self.clear()
         self.release_claim()
 
-    def _chain(self, base: str | None) -> Iterator[Path]:
-        while base is not None:
-            path = self.hidden / base
-            yield path
-            base = read_header(path).base
+    # ------------------------------------------------------------------ inside
 
-    def _names_of(self, path: Path) -> Iterator[str]:
-        for item in read_manifest(path):
+    def manifest(self, name: str) -> StoredFile:
+        """The manifest of this file name."""
+        return StoredFile(self.store, f"{HIDDEN}/{name}")
+
+    def _chain(self, base: str | None) -> Iterator[str]:
+        while base is not None:
+            yield base
+            base = read_header(self.manifest(base)).base
+
+    def _names_of(self, manifest: str) -> Iterator[str]:
+        for item in read_manifest(self.manifest(manifest)):
             if isinstance(item, ShardEntry):
                 yield from (file.name for file in item.files)
             elif isinstance(item, Totals):
                 return
+
+    def _read(self, name: str) -> dict[str, Any]:
+        return self._read_if_there(name) or {}
+
+    def _read_if_there(self, name: str) -> dict[str, Any] | None:
+        try:
+            with self.store.open(name) as file:
+                return _object(file.read())
+        except FileNotFoundError:
+            return None
 
 
 def manifest_name(number: int) -> str:
@@ -332,64 +327,51 @@ def manifest_name(number: int) -> str:
     return f"manifest-{number:06d}.jsonl"
 
 
-def newest_manifest(folder: Path) -> tuple[int, str | None]:
-    """Number and file name of an output folder's newest manifest; ``(0, None)`` where there is none."""
-    try:
-        names = os.listdir(folder / HIDDEN)
-    except (FileNotFoundError, NotADirectoryError):
-        return 0, None
-    found = {int(match[1]): name for name in names if (match := _MANIFEST_NAME.fullmatch(name))}
-    return max(found.items(), default=(0, None))
+def newest_manifest(store: OutputStore) -> tuple[int, str | None]:
+    """Number and file name of an output's newest manifest; ``(0, None)`` where there is none."""
+    names = store.names(f"{HIDDEN}/manifest-", deep=False)
+    number = max((int(match[1]) for name in names if (match := _MANIFEST_NAME.fullmatch(name))), default=0)
+    # A store's listing may lag behind what it holds.
+    while store.size(f"{HIDDEN}/{manifest_name(number + 1)}") is not None:
+        number += 1
+    return number, manifest_name(number) if number else None
+
+
+def has_success(store: OutputStore) -> bool:
+    """Whether the output is marked complete.
+
+    Raises:
+        SinkError: the store doesn't tell.
+    """
+    with _sink_errors(store.place, "looked at"):
+        return store.size(SUCCESS) is not None
 
 
 @contextlib.contextmanager
-def _sink_errors(folder: Path, done: str) -> Iterator[None]:
+def _sink_errors(place: str, done: str) -> Iterator[None]:
     try:
         yield
+    except StoreUnavailable as error:
+        raise SinkUnavailable(f"The output {place} can't be {done}: {error}") from error
     except (OSError, ManifestDamaged) as error:
-        raise SinkError(f"The output {folder} can't be {done}: {error}") from error
+        raise SinkError(f"The output {place} can't be {done}: {error}") from error
 
 
-def _make_durably(folder: Path) -> None:
-    """Makes a folder and those above it that are missing; none is lost with the machine's power."""
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        fsync_folder(made.parent)
+def _conflict(claim: dict[str, Any], place: str, where: str) -> Fault:
+    return Fault(
+        FIELD,
+        f"{where} is the output of the job {claim.get('job', '?')!r} (ledger {claim.get('ledger', '?')}), "
+        "which isn't complete",
+        f"continue or cancel that job, or choose another folder; if its ledger is gone, remove {place}",
+    )
 
 
-def _create(path: Path, body: bytes) -> bool:
-    """Creates a whole file durably, or says that it exists; nobody ever sees half of it."""
-    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+def _object(body: bytes) -> dict[str, Any]:
     try:
-        with open(temporary, "xb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    fsync_folder(path.parent)
-    return True
-
-
-def _read_claim(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+        found = json.loads(body)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _files_below(folder: Path, skip: set[str] | None = None) -> Iterator[str]:
-    for root, names, files in os.walk(folder):
-        if skip and Path(root) == folder:
-            names[:] = [name for name in names if name not in skip]
-        below = os.path.relpath(root, folder)
-        for name in files:
-            yield name if below == "." else f"{below}/{name}"
 
 
 def _hashes(sources: Sequence[Iterable[str]]) -> npt.NDArray[np.int64]:

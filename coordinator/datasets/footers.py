@@ -12,7 +12,9 @@ import pyarrow as pa
 
 from coordinator.datasets.listing import FAULTS_MAX, InputFile
 from coordinator.datasets.measured import Measured, first_units, origins
-from headrace.errors import BadJob, Fault, InputError
+from coordinator.datasets.remote import Remote
+from headrace.damage import is_damage
+from headrace.errors import Fault, InputError, SourceUnavailable
 from headrace.uris import is_remote
 
 THREADS = 8
@@ -28,35 +30,50 @@ class Footer:
     """What one file says of itself."""
 
     file: InputFile  # with size and version filled in for URLs
-    rows: int
+    rows: int  # a damaged part, of which nobody knows how many it had, counts as one
     cuts: Sequence[int]  # ends of row groups or record batches, in rows of the file
-    schema: pa.Schema
+    schema: pa.Schema | None  # None: it can't be read
     nbytes: int  # of all row groups
     detail: Any = None  # Parquet: the FileMetaData
 
 
-def measure_parquet(files: Sequence[InputFile], columns: Collection[str] | None, limit_rows: int | None) -> Measured:
+class _Damaged(Exception):
+    """A file can't be read past its first `rows` rows; the cause says why."""
+
+    def __init__(self, file: InputFile, rows: int = 0, schema: pa.Schema | None = None) -> None:
+        super().__init__(file.path)
+        self.footer = Footer(file, rows + 1, [rows] if rows else [], schema, 0)
+
+
+def measure_parquet(
+    files: Sequence[InputFile],
+    remote: Remote,
+    columns: Collection[str] | None,
+    limit_rows: int | None,
+    faults: list[Fault],
+    *,
+    lists_corrupt: bool,
+) -> Measured:
     """Rows and row groups of Parquet files.
 
-    Raises:
-        BadJob: a file has no readable footer, or its columns' types contradict those of the first file.
+    Files without a readable footer are left out and added to `faults`, as are those whose columns' types contradict
+    the files before them. With `lists_corrupt`, damaged files stay among the others, as long as there is one that can
+    be read: with one row for what can't, which the reader will find.
     """
     schemas = _Schemas()
-    footers = _read_all(files, lambda file: _parquet_footer(file, schemas))
-    return _measured(footers, limit_rows, _parquet_bytes(footers, columns))
+    footers = _read_all(files, lambda file: _parquet_footer(file, remote, schemas), faults, lists_corrupt)
+    return _measured(footers, limit_rows, _parquet_bytes(footers, columns), faults)
 
 
-def measure_arrow(files: Sequence[InputFile], limit_rows: int | None) -> Measured:
-    """Rows and record batches of Arrow IPC files and streams.
-
-    Raises:
-        BadJob: as for Parquet.
-    """
-    footers = _read_all(files, _arrow_footer)
-    return _measured(footers, limit_rows, sum(footer.nbytes for footer in footers))
+def measure_arrow(
+    files: Sequence[InputFile], remote: Remote, limit_rows: int | None, faults: list[Fault], *, lists_corrupt: bool
+) -> Measured:
+    """Rows and record batches of Arrow IPC files and streams; faults as for Parquet."""
+    footers = _read_all(files, lambda file: _arrow_footer(file, remote), faults, lists_corrupt)
+    return _measured(footers, limit_rows, sum(footer.nbytes for footer in footers), faults)
 
 
-def _measured(footers: Sequence[Footer], limit_rows: int | None, bytes_total: int) -> Measured:
+def _measured(footers: Sequence[Footer], limit_rows: int | None, bytes_total: int, faults: list[Fault]) -> Measured:
     units = np.array([footer.rows for footer in footers], np.int64)
     rows_total = int(units.sum())
     cuts = _cuts(footers, units)
@@ -74,7 +91,7 @@ def _measured(footers: Sequence[Footer], limit_rows: int | None, bytes_total: in
         divisible=True,
         bytes_total=bytes_total,
         rows_total=rows_total,
-        schema=_unified(footers),
+        schema=_unified(footers, faults),
     )
 
 
@@ -84,44 +101,55 @@ def _cuts(footers: Sequence[Footer], units: npt.NDArray[np.int64]) -> npt.NDArra
     return np.unique(np.concatenate([*parts, starts[1:]])) if parts else np.unique(starts[1:])
 
 
-def _unified(footers: Sequence[Footer]) -> pa.Schema:
+def _unified(footers: Sequence[Footer], faults: list[Fault]) -> pa.Schema:
     """One schema for all files: a column that some lack is null there; types may only be widened."""
-    if not footers:
-        return pa.schema([])
-    schema = footers[0].schema.remove_metadata()
-    faults = []
-    seen = {id(footers[0].schema)}
-    for footer in footers[1:]:
-        if id(footer.schema) in seen:
+    schema: pa.Schema | None = None
+    first = ""
+    found = []
+    seen: set[int] = set()
+    for footer in footers:
+        if footer.schema is None or id(footer.schema) in seen:
             continue
         seen.add(id(footer.schema))
+        own = footer.schema.remove_metadata()
+        if schema is None:
+            schema, first = own, footer.file.path
+            continue
         try:
-            schema = pa.unify_schemas([schema, footer.schema.remove_metadata()], promote_options="permissive")
+            schema = pa.unify_schemas([schema, own], promote_options="permissive")
         except pa.ArrowException as error:
-            first = footers[0].file.path
-            faults.append(Fault(footer.file.path, str(error).splitlines()[0], f"the columns of {first}"))
-    if faults:
-        raise BadJob(faults[:FAULTS_MAX])
-    return schema
+            found.append(Fault(footer.file.path, str(error).splitlines()[0], f"the columns of {first}"))
+    faults += found[:FAULTS_MAX]
+    return pa.schema([]) if schema is None else schema
 
 
 # ---------------------------------------------------------------- one file
 
 
 T = TypeVar("T")
+_WHOLE = "a whole file, or spec.source.exclude to leave it out"
 
 
-def _read_all(files: Sequence[InputFile], read: Callable[[InputFile], Footer]) -> list[Footer]:
-    """Footers of all files, in order; files with equal schemas share one schema object."""
-    faults: list[Fault] = []
+def _read_all(
+    files: Sequence[InputFile], read: Callable[[InputFile], Footer], faults: list[Fault], lists_corrupt: bool
+) -> list[Footer]:
+    """Footers of all files that have one, in order; files with equal schemas share one schema object."""
+    failed: list[Fault] = []
+    damaged: list[Fault] = []
 
     def attempt(file: InputFile) -> Footer | None:
-        if len(faults) >= FAULTS_MAX:
+        if len(failed) >= FAULTS_MAX:
             return None
         try:
             return read(file)
+        except SourceUnavailable:  # no fault of the job
+            raise
+        except _Damaged as error:
+            told = damaged if lists_corrupt else failed
+            told.append(Fault(file.path, _why(error.footer.file, error.__cause__), _WHOLE))
+            return error.footer if lists_corrupt else None
         except (pa.ArrowException, OSError, ValueError, InputError) as error:
-            faults.append(Fault(file.path, _why(file, error)))
+            failed.append(Fault(file.path, _why(file, error), _WHOLE))
             return None
 
     if len(files) == 1:
@@ -129,12 +157,15 @@ def _read_all(files: Sequence[InputFile], read: Callable[[InputFile], Footer]) -
     else:
         with ThreadPoolExecutor(THREADS, thread_name_prefix="footers") as pool:
             found = list(pool.map(attempt, files))
-    if faults:
-        raise BadJob(sorted(faults, key=lambda fault: fault.field)[:FAULTS_MAX])
-    return [footer for footer in found if footer is not None]
+    footers = [footer for footer in found if footer is not None]
+    if all(footer.schema is None for footer in footers):  # nothing tells what the others have lost
+        failed += damaged
+        footers = []
+    faults += sorted(failed, key=lambda fault: fault.field)[:FAULTS_MAX]
+    return footers
 
 
-def _why(file: InputFile, error: Exception) -> str:
+def _why(file: InputFile, error: BaseException | None) -> str:
     if file.size == 0:
         return "is an empty file"
     if isinstance(error, InputError):
@@ -157,21 +188,27 @@ class _Schemas:
         return schema
 
 
-def _parquet_footer(file: InputFile, schemas: _Schemas) -> Footer:
+def _parquet_footer(file: InputFile, remote: Remote, schemas: _Schemas) -> Footer:
     import pyarrow.parquet as pq
 
     if is_remote(file.path):
-        from headrace.httpfile import RangedFile, fetch_range, fetch_tail
+        from headrace.httpfile import RangedFile
 
-        tail = fetch_tail(file.path, TAIL_BYTES)
-        file = InputFile(file.path, tail.size, tail.version)
-        fetch = partial(fetch_range, file.path, size=tail.size, version=tail.version)
-        raw = RangedFile(tail.size, fetch, [(tail.size - len(tail.data), tail.data)])
-        metadata = pq.ParquetFile(pa.PythonFile(raw, mode="r")).metadata
+        tail = remote.files.tail(file.path, TAIL_BYTES)
+        file = InputFile(file.path, tail.size, tail.version)  # a listing may be behind
+        fetch = partial(remote.files.range, file.path, size=tail.size, version=tail.version)
+        ranged = RangedFile(tail.size, fetch, [(tail.size - len(tail.data), tail.data)])
+        opened = pa.PythonFile(ranged, mode="r")
     else:
-        with pa.OSFile(file.path, "rb") as raw:
+        opened = pa.OSFile(file.path, "rb")
+    with opened as raw:
+        try:
             metadata = pq.ParquetFile(raw).metadata
-    schema = schemas.of(metadata)
+            schema = schemas.of(metadata)
+        except (pa.ArrowException, OSError) as error:
+            if is_damage(error):
+                raise _Damaged(file) from error
+            raise
     twice = _twice(schema.names)
     if twice:
         raise ValueError(f"two columns are named {twice!r}")
@@ -199,7 +236,7 @@ def _parquet_bytes(footers: Sequence[Footer], columns: Collection[str] | None) -
     """Compressed bytes of the wanted columns: of the first row groups exactly, of the others by their share."""
     exact = uncompressed = groups = 0
     for footer in footers:
-        for i in range(footer.detail.num_row_groups):
+        for i in range(footer.detail.num_row_groups if footer.detail is not None else 0):
             if groups >= SIZED_GROUPS:
                 break
             group = footer.detail.row_group(i)
@@ -213,23 +250,38 @@ def _parquet_bytes(footers: Sequence[Footer], columns: Collection[str] | None) -
     return exact if total == uncompressed else int(exact * (total / max(uncompressed, 1)))
 
 
-def _arrow_footer(file: InputFile) -> Footer:
+def _arrow_footer(file: InputFile, remote: Remote) -> Footer:
     if file.size == 0:
-        raise ValueError("is empty")
-    with pa.memory_map(file.path, "r") as raw:
+        raise _Damaged(file)
+    there = remote.open(file, TAIL_BYTES)
+    with pa.memory_map(file.path, "r") if there is None else pa.PythonFile(there, mode="r") as raw:
         is_file = raw.read(6) == b"ARROW1"
         raw.seek(0)
-        if is_file:
-            reader = pa.ipc.open_file(raw)
-            rows = reader.count_rows()
-            batches = reader.num_record_batches
-            # Writers make batches of one length but the last; where they don't, the cuts are only less cheap.
-            step = reader.get_batch(0).num_rows if batches > 1 else 0
-            cuts = list(range(step, rows, step)) if step and step * (batches - 1) < rows <= step * batches else []
-            schema = reader.schema
-        else:
-            stream = pa.ipc.open_stream(raw)
+        lengths: list[int] = []
+        schema = None
+        try:
+            if is_file:
+                reader = pa.ipc.open_file(raw)
+                rows = reader.count_rows()
+                return Footer(file, rows, _batch_ends(reader, rows), reader.schema, file.size)
+            stream = pa.ipc.open_stream(raw if there is None else pa.PythonFile(remote.open(file), mode="r"))
             schema = stream.schema
-            lengths = [batch.num_rows for batch in stream]
-            rows, cuts = sum(lengths), np.cumsum(lengths).tolist()
-    return Footer(file, rows, cuts, schema, file.size)
+            lengths += (batch.num_rows for batch in stream)
+        except (pa.ArrowException, OSError) as error:
+            if is_damage(error):
+                raise _Damaged(file, sum(lengths), schema) from error
+            raise
+    return Footer(file, sum(lengths), np.cumsum(lengths).tolist(), schema, file.size)
+
+
+def _batch_ends(reader: pa.RecordBatchFileReader, rows: int) -> list[int]:
+    """Ends of the record batches, as far as the first one tells.
+
+    Writers make batches of one length but the last; where they don't, the cuts are only less cheap.
+    """
+    batches = reader.num_record_batches
+    try:
+        step = reader.get_batch(0).num_rows if batches > 1 else 0
+    except (pa.ArrowException, OSError):  # the reader will find it
+        return []
+    return list(range(step, rows, step)) if step and step * (batches - 1) < rows <= step * batches else []

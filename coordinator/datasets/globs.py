@@ -1,4 +1,7 @@
-"""Globs over folders: ``*``, ``?``, ``[...]`` within a name, ``**`` for any folders, matched while walking."""
+"""Globs over folders: ``*``, ``?``, ``[...]`` within a name, ``**`` for any folders, matched while walking.
+
+`walk` goes through a file system's folders; `PathMatcher` judges the paths of a store that lists them all.
+"""
 
 import os
 import re
@@ -27,6 +30,12 @@ def split_glob(uri: str) -> tuple[str, tuple[str, ...]]:
     return folder or "/", tuple(name for name in names[first:] if name)
 
 
+def literal_start(pattern: str) -> str:
+    """What every name that a pattern matches begins with."""
+    found = _MAGIC.search(pattern)
+    return pattern[: found.start()] if found else pattern
+
+
 class Excludes:
     """The job's `exclude`: globs that leave out files, and folders with all that is below them.
 
@@ -34,8 +43,8 @@ class Excludes:
     """
 
     def __init__(self, patterns: Sequence[str]) -> None:
-        relative = [pattern for pattern in patterns if not pattern.startswith("/")]
-        absolute = [pattern for pattern in patterns if pattern.startswith("/")]
+        relative = [pattern for pattern in patterns if not _is_absolute(pattern)]
+        absolute = [pattern for pattern in patterns if _is_absolute(pattern)]
         self._relative = re.compile("|".join(f"(?:(?:.*/)?{_regex(pattern)})" for pattern in relative) or r"(?!)")
         self._absolute = re.compile("|".join(f"(?:{_regex(pattern)})" for pattern in absolute) or r"(?!)")
         self._any_absolute = bool(absolute)
@@ -45,6 +54,10 @@ class Excludes:
         if self._relative.fullmatch(path, root_length):
             return True
         return self._any_absolute and self._absolute.fullmatch(path) is not None
+
+
+def _is_absolute(pattern: str) -> bool:
+    return pattern.startswith("/") or "://" in pattern
 
 
 def _regex(pattern: str) -> str:
@@ -99,6 +112,46 @@ def walk(
                         todo.append((entry.path, following, inside))
                 elif is_match and (entry.is_file() or entry.is_symlink()):
                     yield entry
+
+
+class PathMatcher:
+    """The paths below `root` that match the patterns, as `walk` finds them, judged one by one."""
+
+    def __init__(
+        self, root: str, patterns: Sequence[str], excludes: Excludes, is_hidden: Callable[[str], bool]
+    ) -> None:
+        self.folders: set[str] = set()  # that match, of the paths judged
+        self._patterns = patterns
+        self._compiled = [None if name == ANY_FOLDERS else re.compile(translate(name)) for name in patterns]
+        self._excludes = excludes
+        self._is_hidden = is_hidden
+        self._root_length = len(root) + 1
+        self._states = {root: _after_any(frozenset({0}), self._compiled)}
+
+    def hits(self, path: str) -> bool:
+        """Whether the file at `path`, which lies below the root, matches."""
+        folder, _, name = path.rpartition("/")
+        states = self._states_in(folder)
+        if not states or self._excludes.hits(path, self._root_length):
+            return False
+        return _step(name, states, self._patterns, self._compiled, self._is_hidden(name))[1]
+
+    def _states_in(self, folder: str) -> frozenset[int]:
+        """The states in which names in `folder` are met; none where nothing below it can match."""
+        known = self._states.get(folder)
+        if known is not None:
+            return known
+        above, _, name = folder.rpartition("/")
+        states = self._states_in(above)
+        if states and not self._excludes.hits(folder, self._root_length):
+            states, is_match = _step(name, states, self._patterns, self._compiled, self._is_hidden(name))
+            if is_match and ANY_FOLDERS not in self._patterns:
+                self.folders.add(folder)
+            states = _after_any(states, self._compiled)
+        else:
+            states = frozenset()
+        self._states[folder] = states
+        return states
 
 
 def _after_any(states: frozenset[int], compiled: Sequence[re.Pattern[str] | None]) -> frozenset[int]:

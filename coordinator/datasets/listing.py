@@ -1,19 +1,25 @@
 """Listing: the files that the job's URIs name, each once, in a fixed order, with size and version.
 
 Order: as the URIs stand in the job; within a folder or glob by path, code point by code point. Folders and wildcards
-pass over names that begin with a dot and, for formats of rows, with an underscore (`_SUCCESS`, `_headrace`).
+pass over names that begin with a dot and, for formats of rows, with an underscore (`_SUCCESS`, `_headrace`). The same
+holds for the folders of a file system and for the keys of an object store (`coordinator.datasets.remote`).
 """
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from coordinator.datasets.globs import ANY_FOLDERS, Excludes, is_glob, split_glob, walk
 from coordinator.datasets.spec import SourceFormat, SourceSpec
-from headrace.errors import BadJob, Fault
+from headrace.errors import Fault, SourceRefused
 from headrace.records import codec_of
 from headrace.uris import is_remote
+
+if TYPE_CHECKING:
+    from coordinator.datasets.remote import Remote
+    from headrace.httpfile import Found
 
 FIELD = "spec.source.uri"
 _SUFFIXES: Mapping[SourceFormat, tuple[str, ...]] = {
@@ -24,6 +30,8 @@ _SUFFIXES: Mapping[SourceFormat, tuple[str, ...]] = {
     "files": (),
 }
 """Names that a folder's files of a format have; where none has, those without any suffix (Hadoop's part-00000)."""
+NAMES_MAX = 5
+"""Names of a folder that an answer shows."""
 FAULTS_MAX = 20
 """Files named in one answer; a folder of a million unreadable ones needs no more."""
 
@@ -34,53 +42,112 @@ class InputFile:
 
     path: str
     size: int
-    version: str  # mtime in ns; ETag or date of a URL
+    version: str  # mtime in ns; of a remote file as `headrace.versions`
 
 
-def list_files(source: SourceSpec) -> list[InputFile]:
-    """All files of the source. URLs are listed as they stand, with size -1.
+class Tree(Protocol):
+    """Folders and files of a file system or an object store."""
+
+    def below(
+        self, root: str, patterns: Sequence[str], excludes: Excludes, is_hidden: Callable[[str], bool]
+    ) -> tuple[list[str], list[str]]:
+        """Paths of the files below `root` that match, one pattern per level, sorted; and of the folders that do."""
+
+    def checked(self, paths: Sequence[str], field: str, faults: list[Fault]) -> list[InputFile]:
+        """Sizes and versions; a path that can't be read later is a fault now."""
+
+    def there(self, folder: str) -> str:
+        """Some names in a folder, for whoever looks for others."""
+
+
+def list_files(source: SourceSpec, remote: "Remote", faults: list[Fault]) -> list[InputFile]:
+    """All files of the source that can be read. Parquet files of web servers are listed as they stand, with size -1.
+
+    What is named and isn't there, can't be listed or read, or matches nothing is added to `faults`.
 
     Raises:
-        BadJob: something named isn't there, can't be listed or read, or nothing matches.
+        SourceUnavailable: a store can't be reached.
     """
     excludes = Excludes(source.exclude)
-    faults: list[Fault] = []
+    found: list[Fault] = []
     listed: dict[str, InputFile] = {}
+    try:
+        known = remote.stat([uri for uri in source.uri if _is_looked_at(uri, source.format)])
+    except SourceRefused as error:
+        faults.append(Fault(FIELD, str(error)))
+        return []
     for i, uri in enumerate(source.uri):
         field = FIELD if len(source.uri) == 1 else f"{FIELD}[{i}]"
-        for file in _list_uri(uri, source.format, excludes, field, faults):
+        if is_remote(uri):
+            files = _list_remote(uri, source.format, excludes, remote, known, field=field, faults=found)
+        else:
+            files = _list_local(uri, source.format, excludes, field, found)
+        for file in files:
             listed.setdefault(file.path, file)
-        if len(faults) >= FAULTS_MAX:
+        if len(found) >= FAULTS_MAX:
             break
-    if faults:
-        raise BadJob(faults[:FAULTS_MAX])
+    faults += found[:FAULTS_MAX]
     return list(listed.values())
 
 
-def _list_uri(uri: str, kind: SourceFormat, excludes: Excludes, field: str, faults: list[Fault]) -> list[InputFile]:
-    if is_remote(uri):
-        if kind != "parquet":
-            faults.append(Fault(field, f"{uri}: {kind} over HTTP is not supported yet", "over HTTP: parquet"))
-        elif "*" in uri:
+def _is_looked_at(uri: str, kind: SourceFormat) -> bool:
+    """Whether a request tells what a remote URI is: a file's size, or that it is a folder."""
+    if uri.startswith("s3://"):
+        return not (is_glob(uri) or uri.endswith("/") or uri.count("/") == 2)
+    return is_remote(uri) and "*" not in uri and kind != "parquet"  # of which the footer's request tells it
+
+
+def _list_remote(
+    uri: str,
+    kind: SourceFormat,
+    excludes: Excludes,
+    remote: "Remote",
+    known: "Mapping[str, Found | None]",
+    *,
+    field: str,
+    faults: list[Fault],
+) -> list[InputFile]:
+    from coordinator.datasets.remote import BucketTree, input_file
+
+    found = known.get(uri)
+    if found is not None:
+        return [input_file(found, kind)]
+    if not uri.startswith("s3://"):
+        if "*" in uri:
             faults.append(Fault(field, f"{uri}: a web server can't be listed", "list the URLs one by one"))
+            return []
+        if uri in known:
+            faults.append(Fault(field, f"{uri}: is not there"))
+            return []
         return [InputFile(uri, -1, "")]
+    tree = BucketTree(remote, kind)
+    root, patterns = split_glob(uri) if is_glob(uri) else (uri.rstrip("/"), (ANY_FOLDERS,))
+    if root.count("/") < 2 or root == "s3://":
+        faults.append(Fault(field, f"{uri}: names no bucket", "s3://BUCKET/PATH"))
+        return []
+    try:
+        return _below(tree, root, patterns, kind, excludes, field=field, faults=faults, by_suffix=not is_glob(uri))
+    except SourceRefused as error:
+        faults.append(Fault(field, str(error)))
+        return []
+
+
+def _list_local(uri: str, kind: SourceFormat, excludes: Excludes, field: str, faults: list[Fault]) -> list[InputFile]:
     if "://" in uri and not uri.startswith("file://"):
         scheme = uri.split("://", 1)[0]
-        faults.append(
-            Fault(field, f"{uri}: {scheme}:// is not supported yet", "a local path, or http(s):// for parquet")
-        )
+        faults.append(Fault(field, f"{uri}: {scheme}:// is not supported yet", "a local path, s3:// or http(s)://"))
         return []
     path = uri.removeprefix("file://")
     try:
         if os.path.isdir(path):
-            return _below(path, (ANY_FOLDERS,), kind, excludes, field=field, faults=faults, by_suffix=True)
+            return _below(_TREE, path, (ANY_FOLDERS,), kind, excludes, field=field, faults=faults, by_suffix=True)
         if os.path.lexists(path):
-            return _checked([path], field, faults)
+            return _TREE.checked([path], field, faults)
         if is_glob(path):
             root, patterns = split_glob(path)
             if os.path.isdir(root):
-                return _below(root, patterns, kind, excludes, field=field, faults=faults, by_suffix=False)
-            faults.append(Fault(field, f"{path}: there is no folder {root}"))
+                return _below(_TREE, root, patterns, kind, excludes, field=field, faults=faults, by_suffix=False)
+            faults.append(Fault(field, f"{path}: there is no folder {root}", _nearest(root)))
             return []
     except OSError as error:
         faults.append(Fault(field, f"{error.filename or path}: can't be listed: {error.strerror}"))
@@ -90,6 +157,7 @@ def _list_uri(uri: str, kind: SourceFormat, excludes: Excludes, field: str, faul
 
 
 def _below(
+    tree: Tree,
     root: str,
     patterns: Sequence[str],
     kind: SourceFormat,
@@ -100,13 +168,11 @@ def _below(
     by_suffix: bool,
 ) -> list[InputFile]:
     hidden = (".",) if kind == "files" else (".", "_")
-    folders: list[str] = []
-    entries = walk(root, patterns, excludes, lambda name: name.startswith(hidden), folders)
-    paths = sorted(entry.path for entry in entries)
+    paths, folders = tree.below(root, patterns, excludes, lambda name: name.startswith(hidden))
     if folders and not paths:  # dt=2026-*: what is meant is what lies in them
         below = [
-            _below(folder, (ANY_FOLDERS,), kind, excludes, field=field, faults=faults, by_suffix=True)
-            for folder in sorted(folders)
+            _below(tree, folder, (ANY_FOLDERS,), kind, excludes, field=field, faults=faults, by_suffix=True)
+            for folder in folders
         ]
         return [file for files in below for file in files]
     suffixes = _SUFFIXES[kind]
@@ -126,9 +192,10 @@ def _below(
     if not paths:
         what = "the folder holds no file" if by_suffix else "matches no file"
         shown = root if by_suffix else "/".join([root.rstrip("/"), *patterns])
-        faults.append(Fault(field, f"{shown}: {what}", "names that begin with . are passed over" * by_suffix))
+        expected = "names that begin with . are passed over" if by_suffix else tree.there(root)
+        faults.append(Fault(field, f"{shown}: {what}", expected))
         return []
-    return _checked(paths, field, faults)
+    return tree.checked(paths, field, faults)
 
 
 def _stem_and_suffix(path: str) -> tuple[str, str]:
@@ -139,8 +206,30 @@ def _stem_and_suffix(path: str) -> tuple[str, str]:
     return os.path.splitext(name)
 
 
+class _LocalTree:
+    """The file system."""
+
+    def below(
+        self, root: str, patterns: Sequence[str], excludes: Excludes, is_hidden: Callable[[str], bool]
+    ) -> tuple[list[str], list[str]]:
+        """As `Tree`."""
+        folders: list[str] = []
+        paths = sorted(entry.path for entry in walk(root, patterns, excludes, is_hidden, folders))
+        return paths, sorted(folders)
+
+    def checked(self, paths: Sequence[str], field: str, faults: list[Fault]) -> list[InputFile]:
+        """As `Tree`."""
+        return _checked(paths, field, faults)
+
+    def there(self, folder: str) -> str:
+        """As `Tree`."""
+        return _there(folder)
+
+
+_TREE = _LocalTree()
+
+
 def _checked(paths: Sequence[str], field: str, faults: list[Fault]) -> list[InputFile]:
-    """Sizes and versions; a path that can't be read later is a fault now."""
     files = []
     for path in paths:
         try:
@@ -170,15 +259,27 @@ def _is_text(path: str) -> bool:
     return True
 
 
+def _names(folder: str) -> list[str]:
+    """The names in a folder that can be shown; none where it can't be listed."""
+    try:
+        return sorted(filter(_is_text, os.listdir(folder)))
+    except OSError:
+        return []
+
+
+def _there(folder: str) -> str:
+    """Some names in a folder, for whoever looks for others."""
+    names = _names(folder)
+    more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
+    return f"{folder} has: {', '.join(names[:NAMES_MAX])}{more}" if names else ""
+
+
 def _nearest(path: str) -> str:
-    """The nearest name in the deepest folder of `path` that exists."""
+    """The nearest name in the deepest folder of `path` that exists; what is there if none is near."""
     from difflib import get_close_matches
 
     folder, _, name = path.rstrip("/").rpartition("/")
     while folder and not os.path.isdir(folder):
         folder, _, name = folder.rpartition("/")
-    try:
-        near = get_close_matches(name, os.listdir(folder or "/"), n=1)
-    except OSError:
-        return ""
-    return f"did you mean {folder}/{near[0]}?" if near else ""
+    near = get_close_matches(name, _names(folder or "/"), n=1)
+    return f"did you mean {folder}/{near[0]}?" if near else _there(folder or "/")

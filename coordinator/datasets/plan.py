@@ -10,14 +10,15 @@ import pyarrow as pa
 from coordinator.datasets.footers import measure_arrow, measure_parquet
 from coordinator.datasets.listing import InputFile, list_files
 from coordinator.datasets.measured import Measured, first_units
+from coordinator.datasets.remote import Remote
 from coordinator.datasets.spec import SourceSpec
 from coordinator.datasets.text import measure_csv, measure_jsonl
 from headrace.dataset import Dataset
-from headrace.errors import BadJob
+from headrace.errors import BadJob, Fault
 from headrace.filter_rows import filter_faults
 from headrace.filters import Expression, columns_used, filter_to_json, parse_filter
 from headrace.hive import hive_keys, is_integer
-from headrace.program import CsvOptions, SourceProgram
+from headrace.program import CsvOptions, SourceProgram, StorageOptions
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -38,7 +39,7 @@ class PlannedSource:
     schema: pa.Schema  # columns of the files, then Hive keys
     partitions: tuple[str, ...]  # columns that come from key=value folders; they hide a file's column of that name
     file_columns: tuple[str, ...] = ()  # CSV: all columns in the order of the first file
-    file_types: tuple[str, ...] = ()  # CSV: their Arrow types as text
+    file_inferred: tuple[str, ...] = ()  # CSV: those whose type the job doesn't give
     limit_path: str = ""  # as in SourceProgram
     limit_rows: int | None = None
 
@@ -52,28 +53,52 @@ def plan_source(
     job names: those of CSV and JSONL files without any record, which then have the null type.
 
     Raises:
-        BadJob: files are missing, unreadable or contradict each other, or the filter is wrong; all faults of a kind.
+        BadJob: files are missing, unreadable or contradict each other, or the filter is wrong: all that can be found.
+        SourceUnavailable: a store that holds files can't be reached.
     """
-    expression = parse_filter(source.filter) if source.filter else None
-    files = list_files(source)
+    planned, faults = find_source(source, columns=columns, limit_rows=limit_rows, named=named)
+    if planned is None or faults:
+        raise BadJob(faults)
+    return planned
+
+
+def find_source(
+    source: SourceSpec, *, columns: Collection[str] | None, limit_rows: int | None, named: Collection[str] = ()
+) -> tuple[PlannedSource | None, list[Fault]]:
+    """As `plan_source`: what of the source could be planned, for finding what else is wrong, and all faults."""
+    faults: list[Fault] = []
+    expression: Expression | None = None
+    try:
+        expression = parse_filter(source.filter) if source.filter else None
+    except BadJob as error:
+        faults += error.faults
+    remote = Remote(source.storage)
+    files = list_files(source, remote, faults)
     used = columns_used(expression) if expression is not None else ()
-    measured = _measure(source, files, columns, tuple(dict.fromkeys([*named, *used])), limit_rows)
+    try:
+        wanted = tuple(dict.fromkeys([*named, *used]))
+        measured = _measure(source, files, remote, columns, wanted, limit_rows, faults)
+    except BadJob as error:
+        return None, faults + list(error.faults)
+    if faults and not len(measured.files):
+        return None, faults
     keys = _partition_fields(file.path for file in measured.files)
     names = [field.name for field in keys]
     schema = pa.schema([*(field for field in measured.schema if field.name not in names), *keys])
     is_known = not any(name in schema.names and pa.types.is_null(schema.field(name).type) for name in used)
-    if expression is not None and is_known and (faults := filter_faults(expression, schema)):
-        raise BadJob(faults)
+    if expression is not None and is_known:
+        faults += filter_faults(expression, schema)
     is_csv = source.format == "csv"
-    return PlannedSource(
+    planned = PlannedSource(
         dataset=measured.dataset(),
         schema=schema,
         partitions=tuple(names),
         file_columns=tuple(measured.schema.names) if is_csv else (),
-        file_types=tuple(str(kind) for kind in measured.schema.types) if is_csv else (),
+        file_inferred=tuple(name for name in measured.schema.names if name not in source.csv.types) if is_csv else (),
         limit_path=measured.limit_path,
         limit_rows=measured.limit_rows,
     )
+    return planned, faults
 
 
 def source_program(
@@ -96,30 +121,36 @@ def source_program(
         filter=filter_to_json(expression) if expression else "",
         csv=CsvOptions(source.csv.header, source.csv.delimiter, source.csv.line_breaks_in_fields),
         file_columns=planned.file_columns,
-        file_types=planned.file_types,
+        file_inferred=planned.file_inferred,
         on_corrupt=source.on_corrupt,
         limit_rows=planned.limit_rows,
         limit_path=planned.limit_path,
+        is_limited=limit_rows is not None,
         units=planned.dataset.units_total,
+        divisible=planned.dataset.divisible,
+        storage=StorageOptions(source.storage.endpoint, source.storage.region, source.storage.anonymous),
     )
 
 
 def _measure(
     source: SourceSpec,
     files: Sequence[InputFile],
+    remote: Remote,
     columns: Collection[str] | None,
     named: Collection[str],
     limit_rows: int | None,
+    faults: list[Fault],
 ) -> Measured:
+    lists_corrupt = source.on_corrupt == "reject"
     match source.format:
         case "parquet":
-            return measure_parquet(files, columns, limit_rows)
+            return measure_parquet(files, remote, columns, limit_rows, faults, lists_corrupt=lists_corrupt)
         case "arrow":
-            return measure_arrow(files, limit_rows)
+            return measure_arrow(files, remote, limit_rows, faults, lists_corrupt=lists_corrupt)
         case "csv":
-            return measure_csv(files, source.csv, named, limit_rows)
+            return measure_csv(files, remote, source.csv, named, limit_rows, faults, lists_corrupt=lists_corrupt)
         case "jsonl":
-            return measure_jsonl(files, named, limit_rows)
+            return measure_jsonl(files, remote, named, limit_rows, lists_corrupt=lists_corrupt)
         case "files":
             return _measure_listing(files, columns, limit_rows)
 

@@ -19,6 +19,17 @@ class CsvSpec(Protocol):
     def line_breaks_in_fields(self) -> bool: ...
 
 
+class StorageSpec(Protocol):
+    """Where an object store is."""
+
+    @property
+    def endpoint(self) -> str: ...
+    @property
+    def region(self) -> str: ...
+    @property
+    def anonymous(self) -> bool: ...
+
+
 class SourceSpec(Protocol):
     """The source as the job file says, URIs made absolute."""
 
@@ -36,3 +47,5 @@ class SourceSpec(Protocol):
     def on_corrupt(self) -> Literal["fail", "reject"]: ...
     @property
     def csv(self) -> CsvSpec: ...
+    @property
+    def storage(self) -> StorageSpec: ...

@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from coordinator.datasets.given_types import given_types
 from coordinator.datasets.listing import InputFile
 from coordinator.datasets.measured import Measured, origins
+from coordinator.datasets.remote import Remote
 from coordinator.datasets.spec import CsvSpec
-from headrace.arrow_types import type_from_text
-from headrace.errors import BadJob, Fault
+from headrace.damage import is_damage
+from headrace.errors import BadJob, Fault, InputChanged, SourceRefused
 from headrace.records import Offsets, codec_of, first_record, open_text, whole_records
 
 HEAD_BYTES = 1 << 20
@@ -23,7 +25,10 @@ HEAD_FILES = 3
 """Files looked at: one whose head is all integers says little about the next."""
 CUT_BYTES = 4 << 20
 """Where some files may be cut and others not, the former are offered for cutting at multiples of this."""
-TYPES_FIELD = "spec.source.csv.types"
+
+
+_UNREADABLE = (pa.ArrowException, OSError, InputChanged, SourceRefused)
+"""What makes a file one that can't be planned; a store that can't be reached is no fault of the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,40 +40,105 @@ class Head:
     is_whole: bool
 
 
-def measure_csv(files: Sequence[InputFile], spec: CsvSpec, named: Collection[str], limit_rows: int | None) -> Measured:
+def measure_csv(
+    files: Sequence[InputFile],
+    remote: Remote,
+    spec: CsvSpec,
+    named: Collection[str],
+    limit_rows: int | None,
+    faults: list[Fault],
+    *,
+    lists_corrupt: bool,
+) -> Measured:
     """Bytes and columns of CSV files; those that the job names where no file has as much as a header.
 
+    Types that text can't be read as, or of columns that don't exist, are added to `faults`.
+
     Raises:
-        BadJob: a head can't be read, a header names a column twice, or a type is unknown.
+        BadJob: heads that can't be read or that name a column twice. With `lists_corrupt`, other files' heads stand in
+            for damaged ones, as long as there is one.
     """
     quoted = spec.line_breaks_in_fields
     filled = [file for file in files if file.size]
     names: tuple[str, ...] = ()
     heads: list[tuple[InputFile, Head, tuple[str, ...]]] = []
-    for file in filled[:HEAD_FILES]:
-        header, body = _header(file, spec)
-        head = _head(file, spec.delimiter, quoted=quoted, skip=body)
-        own = _names(file, header or head.text, spec)
+    bad: list[Fault] = []
+    damaged: list[Fault] = []
+    for file in filled:
+        if len(heads) + len(bad) >= HEAD_FILES:
+            break
+        try:
+            header, body = _header(file, remote, spec)
+            head = _head(file, remote, spec.delimiter, quoted=quoted, skip=body)
+            own = _names(file, header or head.text, spec)
+        except BadJob as error:
+            told = damaged if lists_corrupt and is_damage(error.__cause__) else bad
+            told += error.faults
+            continue
         names = names or own
         heads.append((file, head, own))
-    schema = _csv_schema(names, heads, spec)
+    given = given_types(spec.types, names, faults)
+    bad += damaged if not heads else ()
+    if bad:
+        raise BadJob(bad)
+    schema = _csv_schema(names, heads, spec.delimiter, given)
     is_cut = [not quoted and codec_of(file.path) is None for file in files]
     head_list = [head for _, head, _ in heads]
     measured = _measured(
-        files, is_cut, schema, head_list, limit_rows, spec.delimiter, quoted=quoted, header=spec.header
+        files,
+        remote,
+        is_cut,
+        schema,
+        head_list,
+        limit_rows,
+        spec.delimiter,
+        quoted=quoted,
+        header=spec.header,
+        lists_corrupt=lists_corrupt,
     )
-    return measured if _has_records(measured) else _without_units(measured, named, _given_types(spec.types, names))
+    return measured if _has_records(measured) else _without_units(measured, named, given)
 
 
-def measure_jsonl(files: Sequence[InputFile], named: Collection[str], limit_rows: int | None) -> Measured:
+def measure_jsonl(
+    files: Sequence[InputFile],
+    remote: Remote,
+    named: Collection[str],
+    limit_rows: int | None,
+    *,
+    lists_corrupt: bool,
+) -> Measured:
     """Bytes and columns of JSONL files; those that the job names where no file has a record.
 
     Raises:
-        BadJob: a head can't be read.
+        BadJob: heads that can't be read; damaged ones as for CSV.
     """
-    heads = [_head(file, ",", quoted=False, skip=0) for file in [f for f in files if f.size][:HEAD_FILES]]
+    heads: list[Head] = []
+    bad: list[Fault] = []
+    damaged: list[Fault] = []
+    for file in [file for file in files if file.size]:
+        if len(heads) + len(bad) >= HEAD_FILES:
+            break
+        try:
+            heads.append(_head(file, remote, ",", quoted=False, skip=0))
+        except BadJob as error:
+            told = damaged if lists_corrupt and is_damage(error.__cause__) else bad
+            told += error.faults
+    bad += damaged if not heads else ()
+    if bad:
+        raise BadJob(bad)
     is_cut = [codec_of(file.path) is None for file in files]
-    measured = _measured(files, is_cut, _json_schema(heads), heads, limit_rows, ",", quoted=False, header=False)
+    measured = _measured(
+        files,
+        remote,
+        is_cut,
+        _json_schema(heads),
+        heads,
+        limit_rows,
+        ",",
+        quoted=False,
+        header=False,
+        lists_corrupt=lists_corrupt,
+    )
     return measured if _has_records(measured) else _without_units(measured, named, {})
 
 
@@ -91,13 +161,15 @@ def _without_units(measured: Measured, named: Collection[str], given: Mapping[st
 # ---------------------------------------------------------------- columns
 
 
-def _header(file: InputFile, spec: CsvSpec) -> tuple[bytes, int]:
+def _header(file: InputFile, remote: Remote, spec: CsvSpec) -> tuple[bytes, int]:
     """The header record and where the first row begins; nothing for files without one."""
     if not spec.header:
         return b"", 0
     try:
-        record, _, end = first_record(file.path, spec.delimiter, quoted=spec.line_breaks_in_fields)
-    except (pa.ArrowException, OSError) as error:
+        record, _, end = first_record(
+            file.path, spec.delimiter, quoted=spec.line_breaks_in_fields, raw=remote.open(file)
+        )
+    except _UNREADABLE as error:
         raise _unreadable(file, error) from error
     return record, end
 
@@ -117,33 +189,18 @@ def _names(file: InputFile, record: bytes, spec: CsvSpec) -> tuple[str, ...]:
 
 
 def _csv_schema(
-    names: tuple[str, ...], heads: Sequence[tuple[InputFile, Head, tuple[str, ...]]], spec: CsvSpec
+    names: tuple[str, ...],
+    heads: Sequence[tuple[InputFile, Head, tuple[str, ...]]],
+    delimiter: str,
+    given: Mapping[str, pa.DataType],
 ) -> pa.Schema:
-    given = _given_types(spec.types, names)
     types: dict[str, pa.DataType] = {}
     for file, head, own in heads:
-        found = _csv_types(file, head, own, spec.delimiter, given)
+        found = _csv_types(file, head, own, delimiter, given)
         for name, kind in found.items():
             if name in names:
                 types[name] = _wider(types.get(name, pa.null()), kind, pa.string())  # any field is text
     return pa.schema([(name, given.get(name) or _known(types.get(name, pa.null()))) for name in names])
-
-
-def _given_types(types: Mapping[str, str], names: Sequence[str]) -> dict[str, pa.DataType]:
-    faults = []
-    given = {}
-    for name, text in types.items():
-        try:
-            given[name] = type_from_text(text)
-        except ValueError as error:
-            faults.append(
-                Fault(f"{TYPES_FIELD}.{name}", str(error), "such as int64, double, string, date32, timestamp[us]")
-            )
-        if names and name not in names:
-            faults.append(Fault(f"{TYPES_FIELD}.{name}", "there is no such column", "columns are: " + ", ".join(names)))
-    if faults:
-        raise BadJob(faults)
-    return given
 
 
 def _csv_types(
@@ -250,25 +307,28 @@ def _known(kind: pa.DataType) -> pa.DataType:
 # ---------------------------------------------------------------- lengths
 
 
-def _head(file: InputFile, delimiter: str, *, quoted: bool, skip: int) -> Head:
+def _head(file: InputFile, remote: Remote, delimiter: str, *, quoted: bool, skip: int) -> Head:
     """The records that begin at or past byte `skip` of the first HEAD_BYTES or so."""
     try:
-        with closing(open_text(file.path)) as stream:
+        with closing(open_text(file.path, remote.open(file))) as stream:
             pieces = whole_records(stream, delimiter, quoted=quoted, piece_bytes=HEAD_BYTES)
             offset, text, ends = next(pieces, (0, b"", np.empty(0, np.int64)))
             is_whole = next(pieces, None) is None if len(text) < HEAD_BYTES // 2 else not stream.read(1)
-    except (pa.ArrowException, OSError) as error:
+    except _UNREADABLE as error:
         raise _unreadable(file, error) from error
     past = ends[ends > skip - offset] - max(skip - offset, 0)
     return Head(text[max(skip - offset, 0) :], len(past), is_whole)
 
 
 def _unreadable(file: InputFile, error: Exception) -> BadJob:
-    return BadJob([Fault(file.path, f"can't be read: {(str(error) or type(error).__name__).splitlines()[0]}")])
+    text = (str(error) or type(error).__name__).splitlines()[0]
+    found = f"can't be read: {text.removeprefix(f'{file.path}: ')}"
+    return BadJob([Fault(file.path, found, "a whole file, or spec.source.exclude to leave it out")])
 
 
 def _measured(
     files: Sequence[InputFile],
+    remote: Remote,
     is_cut: Sequence[bool],
     schema: pa.Schema,
     heads: Sequence[Head],
@@ -277,12 +337,15 @@ def _measured(
     *,
     quoted: bool,
     header: bool,
+    lists_corrupt: bool,
 ) -> Measured:
     units = np.array([file.size for file in files], np.int64)
     limit_path, limit_left = "", None
     rows_total: int | None = None
     if limit_rows is not None:
-        units, rows_total, limit_left = _limited(files, limit_rows, delimiter, quoted=quoted, header=header)
+        units, rows_total, limit_left = _limited(
+            files, remote, limit_rows, delimiter, quoted=quoted, header=header, lists_corrupt=lists_corrupt
+        )
         files = files[: len(units)]
         limit_path = files[-1].path if limit_left is not None else ""
     estimated = rows_total is None
@@ -329,7 +392,14 @@ def _estimate(files: Sequence[InputFile], heads: Sequence[Head]) -> int | None:
 
 
 def _limited(
-    files: Sequence[InputFile], limit_rows: int, delimiter: str, *, quoted: bool, header: bool
+    files: Sequence[InputFile],
+    remote: Remote,
+    limit_rows: int,
+    delimiter: str,
+    *,
+    quoted: bool,
+    header: bool,
+    lists_corrupt: bool,
 ) -> tuple[npt.NDArray[np.int64], int, int | None]:
     """The files' units up to the end of row `limit_rows` (good or bad), the rows in them, and for a compressed last
     file, which has no such byte, how many of its rows count."""
@@ -337,9 +407,11 @@ def _limited(
     left = limit_rows
     for file in files:
         try:
-            found, end = _find_row(file.path, left, delimiter, quoted=quoted, header=header)
-        except (pa.ArrowException, OSError) as error:
-            raise _unreadable(file, error) from error
+            found, end = _find_row(file, remote, left, delimiter, quoted=quoted, header=header)
+        except _UNREADABLE as error:
+            if not (lists_corrupt and is_damage(error)):
+                raise _unreadable(file, error) from error
+            found, end = 0, file.size
         is_cut = found == left and end < file.size
         units.append(end if is_cut and codec_of(file.path) is None else file.size)
         if found == left:
@@ -348,10 +420,12 @@ def _limited(
     return np.array(units, np.int64), limit_rows - left, None
 
 
-def _find_row(path: str, count: int, delimiter: str, *, quoted: bool, header: bool) -> tuple[int, int]:
+def _find_row(
+    file: InputFile, remote: Remote, count: int, delimiter: str, *, quoted: bool, header: bool
+) -> tuple[int, int]:
     """Of a file's first `count` rows: how many there are, and the byte at which the last of them ends."""
     left = count + header
-    with closing(open_text(path)) as stream:
+    with closing(open_text(file.path, remote.open(file))) as stream:
         at = 0
         for offset, text, ends in whole_records(stream, delimiter, quoted=quoted, piece_bytes=HEAD_BYTES):
             filled = _filled_ends(text, ends)

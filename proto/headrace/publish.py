@@ -1,7 +1,7 @@
-"""Publishing a staged file: making it visible under its final name, by the worker or the coordinator.
+"""Publishing a staged file on a local file system: making it visible, by the worker or the coordinator.
 
 Both may do it at the same time and as often as they like: a name is linked once, never overwritten, and a name found
-again counts as published only with the size and digest that the ledger holds (architecture 3.4).
+again counts as published only with the size and digest that the ledger holds (docs/architecture.md, "Exactly once").
 
     staging/NAME ──link──▶ OUTPUT/NAME ──▶ fsync the folder ──▶ unlink the staged name
 
@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 from headrace.errors import SinkError
 
@@ -46,10 +47,15 @@ def staged_name(name: str) -> str:
 
 def file_digest(path: Path) -> str:
     """blake2b-128 of a file's bytes, hex."""
-    digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb", buffering=0) as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
+        return stream_digest(file)
+
+
+def stream_digest(file: BinaryIO) -> str:
+    """blake2b-128 of what is left to read, hex."""
+    digest = hashlib.blake2b(digest_size=16)
+    while block := file.read(_READ_BYTES):
+        digest.update(block)
     return digest.hexdigest()
 
 

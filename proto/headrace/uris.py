@@ -2,5 +2,10 @@
 
 
 def is_remote(path: str) -> bool:
-    """Whether `path` is a URL that is read over HTTP (`headrace.httpfile`)."""
-    return path.startswith(("http://", "https://"))
+    """Whether `path` is a URI that is read over the network (`headrace.remote_files`)."""
+    return path.startswith(("http://", "https://", "s3://"))
+
+
+def store_of(path: str) -> str:
+    """The store that holds a remote file, as people name it: its bucket or web server."""
+    return "/".join(path.split("/", 3)[:3])

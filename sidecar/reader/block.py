@@ -1,8 +1,8 @@
-"""Blocks: what the Reader hands out, and how small ones become one."""
+"""Blocks: what the Reader hands out, how small ones become one, and what is left of one that is cut."""
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,8 @@ BLOCK_BYTES = 16 << 20
 """Bytes of decoded columns that a block aims at; one row may be larger."""
 SMALL_ROWS, SMALL_BYTES = 4_096, 4 << 20
 """Below both, a block waits for the next one: 100,000 tiny files must not become 100,000 blocks."""
+
+Units = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class CorruptRange:
     begin: int
     end: int
     message: str
+    origin: int  # the dataset unit at which the file begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,10 @@ class Block:
     """Rows of consecutive dataset units ``[begin, end)``, after the filter, in input order.
 
     Shapes: `address` is int64 ``[rows.num_rows]``: the row's number in its file (Parquet, Arrow), the byte at which
-    its record begins (CSV, JSONL; of the decompressed text in compressed files), or 0 (file listings).
+    its record begins (CSV, JSONL; of the decompressed text in compressed files), or 0 (file listings). `units` (int64
+    ``[rows.num_rows]``) and `bad_units` (int64 ``[len(bad)]``) are the dataset units of the rows and of `bad`, rising;
+    without `units` the block can't be cut. `filtered_units` (int64 ``[rows_filtered]``) are those of the rows that the
+    filter dropped; None where each unit is one row, and counting tells.
     ``rows_read == rows.num_rows + rows_filtered + len(bad)``; rows of `corrupt` ranges are in none of these.
     """
 
@@ -57,12 +63,63 @@ class Block:
     bad: tuple[BadRow, ...] = ()
     corrupt: tuple[CorruptRange, ...] = ()
     runs: tuple[tuple[int, str], ...] = ()  # (first row, path) where rows of several files are in one block
+    units: Units | None = None
+    bad_units: Units = field(default_factory=lambda: np.empty(0, np.int64))
+    filtered_units: Units | None = None
 
     def path_of(self, row: int) -> str:
         """The file that row `row` of `rows` came from."""
         if not self.runs:
             return self.path
         return self.runs[bisect_right(self.runs, row, key=lambda run: run[0]) - 1][1]
+
+    def rows_before(self, at: int) -> int:
+        """How many of `rows` lie before dataset unit `at`; all or none of a block that can't be cut."""
+        if at >= self.end:
+            total: int = self.rows.num_rows
+            return total
+        if at <= self.begin:
+            return 0
+        assert self.units is not None, f"[{self.begin}, {self.end}) can't be cut at {at}"
+        return int(np.searchsorted(self.units, at))
+
+    def unit_after(self, rows: int) -> int:
+        """The unit at which the block may be cut behind its first `rows` rows."""
+        if self.units is None or rows >= self.rows.num_rows:
+            return self.end
+        return int(self.units[rows]) if rows else self.begin
+
+    def front(self, at: int) -> "Block":
+        """What the block is of the units before `at`, which is in ``[begin, end]``; rows are shared, not copied."""
+        if at == self.end:
+            return self
+        rows = self.rows_before(at)
+        bad = int(np.searchsorted(self.bad_units, at))
+        corrupt = tuple(
+            replace(found, end=min(found.end, at - found.origin))
+            for found in self.corrupt
+            if found.origin + found.begin < at
+        )
+        if self.filtered_units is None:
+            filtered = at - self.begin - rows - bad - sum(found.end - found.begin for found in corrupt)
+            filtered_units = None
+        else:
+            filtered = int(np.searchsorted(self.filtered_units, at))
+            filtered_units = self.filtered_units[:filtered]
+        return replace(
+            self,
+            rows=self.rows.slice(0, rows),
+            address=self.address[:rows],
+            end=at,
+            rows_read=rows + filtered + bad,
+            rows_filtered=filtered,
+            bad=self.bad[:bad],
+            corrupt=corrupt,
+            runs=tuple(run for run in self.runs if run[0] < rows),
+            units=None if self.units is None else self.units[:rows],
+            bad_units=self.bad_units[:bad],
+            filtered_units=filtered_units,
+        )
 
 
 def merge_small(blocks: Iterable[Block], cursor: Cursor) -> Iterator[Block]:
@@ -116,7 +173,16 @@ def _merged(blocks: Sequence[Block]) -> Block:
         bad=tuple(bad for block in blocks for bad in block.bad),
         corrupt=tuple(corrupt for block in blocks for corrupt in block.corrupt),
         runs=tuple(runs) if len(runs) > 1 else (),
+        units=_joined([block.units for block in blocks]),
+        bad_units=np.concatenate([block.bad_units for block in blocks]),
+        filtered_units=_joined([block.filtered_units for block in blocks]),
     )
+
+
+def _joined(parts: Sequence[Units | None]) -> Units | None:
+    """All of them in order; None if one is missing."""
+    found = [part for part in parts if part is not None]
+    return np.concatenate(found) if len(found) == len(parts) else None
 
 
 def without_columns(rows: int) -> pa.RecordBatch:

@@ -5,7 +5,8 @@ begin ........ position ........ claimed ........ end
       handed out        being read        may still be given away
 ```
 
-The reader claims units before it reads them; the loop lowers `end` (a split), never below what is claimed.
+The reader claims units before it reads them; the loop lowers `end` (a split), never below what is claimed. Of what the
+reader hands out beyond a split, the feed takes only the front (`Block.front`).
 """
 
 import threading
@@ -48,6 +49,13 @@ class Cursor:
         with self._lock:
             self._claimed = max(self._claimed, min(to, self._end))
             return min(to, self._end)
+
+    def claim_whole(self, to: int) -> bool:
+        """The reader is about to read up to `to`, or not at all: says whether it may."""
+        with self._lock:
+            if to <= self._end:
+                self._claimed = max(self._claimed, to)
+            return to <= self._end
 
     def hand_out(self, to: int) -> None:
         """The block that ends at `to` is about to leave the reader."""

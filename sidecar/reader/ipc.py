@@ -1,27 +1,37 @@
 """Arrow IPC files (Feather 2) and streams: record batches become blocks, only the wanted columns are read."""
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
 
+from headrace.damage import is_damage
+from headrace.dataset import Slice
 from headrace.errors import InputChanged
 from sidecar.reader.block import BLOCK_BYTES, BLOCK_ROWS
 from sidecar.reader.piece import NO_ADDRESS, READ_ERRORS, Piece, Types, Window, read_error_text
+from sidecar.reader.remote import InputFiles
 
 FILE_MAGIC = b"ARROW1"
+LENGTHS_KEPT = 64
+"""Files whose record batches' lengths are kept: leases of one file follow each other, and counting costs requests."""
 
 
 class IpcFormat:
     """Reads Arrow IPC; a file's record batches are found by its footer, a stream's by reading from the start."""
 
-    def __init__(self, types: Types) -> None:
+    def __init__(self, types: Types, files: InputFiles, *, is_limited: bool = False) -> None:
+        """With `is_limited`, the plan may take only the first rows of a file."""
+        self._files = files
         self._columns = frozenset(types)
+        self._is_limited = is_limited
+        self._lengths: OrderedDict[tuple[str, str], dict[int, int]] = OrderedDict()
 
     def pieces(self, window: Window) -> Iterator[Piece]:
         """Pieces of whole record batches, or of parts of them where they are large."""
         path = window.part.path
-        with pa.OSFile(path, "rb") as raw:
+        with self._files.arrow(window.part) as raw:
             is_file = raw.read(len(FILE_MAGIC)) == FILE_MAGIC
             raw.seek(0)
             schema = (pa.ipc.open_file(raw) if is_file else pa.ipc.open_stream(raw)).schema
@@ -31,7 +41,9 @@ class IpcFormat:
             if not fields:  # an empty list means all of them to Arrow; one column is enough to count rows by
                 options = pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False)
             batches = (
-                _batches_of_file(raw, options, window.begin)
+                _batches_of_file(
+                    raw, options, window.begin, self._known_lengths(window.part), self._counter(window.part)
+                )
                 if is_file
                 else _batches_of_stream(pa.ipc.open_stream(raw, options=options))
             )
@@ -44,23 +56,53 @@ class IpcFormat:
                 if batch is not None and done > window.begin:
                     yield from _parts(batch, begin, window)
                 if done >= window.end:
-                    return
-        raise InputChanged(f"{path}: has {done} rows, {window.part.end} or more when it was planned")
+                    break
+            units = window.part.units
+            if window.end == units and not self._is_limited:
+                done += sum(batch.num_rows if batch is not None else 1 for _, batch, _ in batches)
+            if done < window.end or (done > units and not self._is_limited):
+                raise InputChanged(f"{path}: has {done} rows, {units} when it was planned")
+
+    def _known_lengths(self, part: Slice) -> dict[int, int]:
+        key = (part.path, part.version)
+        found = self._lengths.setdefault(key, {})
+        if len(self._lengths) > LENGTHS_KEPT:
+            self._lengths.popitem(last=False)
+        return found
+
+    def _counter(self, part: Slice) -> Callable[[int], int]:
+        """Counts the rows of record batch i; one column tells them."""
+        reader = None
+
+        def rows(i: int) -> int:
+            nonlocal reader
+            if reader is None:
+                options = pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False)
+                reader = pa.ipc.open_file(self._files.arrow(part, is_sparse=True), options=options)
+            return int(reader.get_batch(i).num_rows)
+
+        return rows
 
 
 def _batches_of_file(
-    raw: pa.NativeFile, options: pa.ipc.IpcReadOptions, first: int
+    raw: pa.NativeFile, options: pa.ipc.IpcReadOptions, first: int, lengths: dict[int, int], count: Callable[[int], int]
 ) -> Iterator[tuple[int, pa.RecordBatch | None, str]]:
+    """Record batches from the one on that holds row `first`; `lengths` are those that are known, and are added to."""
     reader = pa.ipc.open_file(raw, options=options)
-    counter = pa.ipc.open_file(raw, options=pa.ipc.IpcReadOptions(included_fields=[0], use_threads=False))
     begin = 0
     for i in range(reader.num_record_batches):
         try:
-            # Before the lease only the number of rows matters, and one column tells it.
-            batch = reader.get_batch(i) if begin >= first else counter.get_batch(i)
-            if begin < first < begin + batch.num_rows:
-                batch = reader.get_batch(i)
+            if begin < first:
+                if i not in lengths:
+                    lengths[i] = count(i)
+                if begin + lengths[i] <= first:
+                    begin += lengths[i]
+                    continue
+            batch = reader.get_batch(i)
+            lengths[i] = batch.num_rows
         except READ_ERRORS as error:
+            if not is_damage(error):
+                raise
             yield begin, None, f"record batch {i} (from row {begin}) can't be read: {read_error_text(error)}"
             return
         yield begin, batch, ""
@@ -75,6 +117,8 @@ def _batches_of_stream(reader: pa.RecordBatchReader) -> Iterator[tuple[int, pa.R
         except StopIteration:
             return
         except READ_ERRORS as error:
+            if not is_damage(error):
+                raise
             yield begin, None, f"the stream can't be read past row {begin}: {read_error_text(error)}"
             return
         yield begin, batch, ""

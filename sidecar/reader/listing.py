@@ -8,13 +8,17 @@ import numpy as np
 import pyarrow as pa
 
 from headrace.dataset import Slice
-from headrace.errors import CorruptInput, InputChanged
+from headrace.errors import InputChanged
 from headrace.filter_rows import filter_mask
 from headrace.filters import Expression, columns_used
 from headrace.hive import hive_keys
-from sidecar.reader.block import BLOCK_BYTES, SMALL_ROWS, BadRow, Block, CorruptRange
+from headrace.rejects import FILE_TOO_LARGE
+from headrace.uris import is_remote
+from headrace.versions import modified_ns
+from sidecar.reader.block import BLOCK_BYTES, SMALL_ROWS, BadRow, Block
 from sidecar.reader.cursor import Cursor
-from sidecar.reader.piece import read_error_text
+from sidecar.reader.piece import unreadable
+from sidecar.reader.remote import FILES_AHEAD, InputFiles
 
 BYTES_MAX = (1 << 31) - 2
 """Bytes of one file: an Arrow binary column counts with 32 bits, and a longer file is a bad row."""
@@ -26,7 +30,7 @@ class FileListing:
 
     schema: pa.Schema
     expression: Expression | None
-    reject_corrupt: bool
+    files: InputFiles
 
     def blocks(self, slices: Sequence[Slice], cursor: Cursor) -> Iterator[Block]:
         """Blocks of up to SMALL_ROWS files or about BLOCK_BYTES of them, tiling the slices."""
@@ -52,8 +56,9 @@ class FileListing:
         early = self.expression is not None and "bytes" not in columns_used(self.expression)
         if early:
             kept = self._filtered(files, {})
-        contents, bad, corrupt = self._contents(kept) if "bytes" in self.schema.names else ({}, [], [])
-        left_out = {row.path for row in bad} | {damaged.path for damaged in corrupt}
+        contents, bad = self._contents(kept) if "bytes" in self.schema.names else ({}, [])
+        left_out = {row.path for row in bad}
+        origins = {part.path: part.origin for part in kept if part.path in left_out}
         filtered = len(files) - len(kept)
         kept = [part for part in kept if part.path not in left_out]
         if self.expression is not None and not early:
@@ -66,31 +71,29 @@ class FileListing:
             address=np.zeros(len(kept), np.int64),
             begin=begin,
             end=end,
-            rows_read=len(files) - len(corrupt),
+            rows_read=len(files),
             rows_filtered=filtered,
             bad=tuple(bad),
-            corrupt=tuple(corrupt),
+            units=np.array([part.origin for part in kept], np.int64),
+            bad_units=np.array([origins[row.path] for row in bad], np.int64),
             runs=tuple((i, part.path) for i, part in enumerate(kept)) if len(kept) > 1 else (),
         )
 
-    def _contents(self, files: Sequence[Slice]) -> tuple[dict[str, bytes], list[BadRow], list[CorruptRange]]:
+    def _contents(self, files: Sequence[Slice]) -> tuple[dict[str, bytes], list[BadRow]]:
         contents: dict[str, bytes] = {}
         bad: list[BadRow] = []
-        corrupt: list[CorruptRange] = []
-        for part in files:
+        for i, part in enumerate(files):
+            self.files.prefetch(files[i : i + FILES_AHEAD])
             if part.size > BYTES_MAX:
-                bad.append(BadRow(0, "TooLarge", f"{part.size} bytes; {BYTES_MAX} at most", part.path))
+                bad.append(BadRow(0, FILE_TOO_LARGE, f"{part.size} bytes; {BYTES_MAX} at most", part.path))
                 continue
             try:
-                contents[part.path] = _read_whole(part)
+                contents[part.path] = _read_whole(self.files, part)
             except FileNotFoundError as error:
                 raise InputChanged(f"{part.path}: is gone since it was planned") from error
             except OSError as error:
-                text = f"{part.path}: can't be read: {read_error_text(error)}"
-                if not self.reject_corrupt:
-                    raise CorruptInput(text) from error
-                corrupt.append(CorruptRange(part.path, 0, 1, text))
-        return contents, bad, corrupt
+                raise unreadable(part.path, error) from error
+        return contents, bad
 
     def _filtered(self, files: list[Slice], contents: dict[str, bytes]) -> list[Slice]:
         assert self.expression is not None
@@ -108,7 +111,9 @@ class FileListing:
                 case "size":
                     column = pa.array([part.size for part in files], field.type)
                 case "modified":
-                    column = pa.array([int(part.version) // 1000 for part in files], pa.int64()).cast(field.type)
+                    times = [modified_ns(part.version) for part in files]
+                    micros = [None if time is None else time // 1000 for time in times]
+                    column = pa.array(micros, pa.int64()).cast(field.type)
                 case "bytes":
                     column = pa.array([contents[part.path] for part in files], field.type)
                 case name:
@@ -120,7 +125,11 @@ class FileListing:
         return pa.RecordBatch.from_arrays(columns, schema=self.schema)
 
 
-def _read_whole(part: Slice) -> bytes:
+def _read_whole(files: InputFiles, part: Slice) -> bytes:
+    if is_remote(part.path):
+        with files.raw(part) as remote:
+            whole: bytes = remote.read()
+            return whole
     with open(part.path, "rb", buffering=0) as file:
         found = os.fstat(file.fileno())
         if (found.st_size, str(found.st_mtime_ns)) != (part.size, part.version):

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from headrace.damage import is_damage
 from headrace.dataset import Slice
 from headrace.errors import InputChanged
 from headrace.filter_rows import ColumnRange, can_match
@@ -34,7 +35,11 @@ Opener = Callable[[Slice], OpenFile]
 class ParquetFormat:
     """Reads Parquet files through `opener`. May be used by several threads."""
 
-    def __init__(self, types: Types, expression: Expression | None, opener: Opener) -> None:
+    def __init__(
+        self, types: Types, expression: Expression | None, opener: Opener, *, is_limited: bool = False
+    ) -> None:
+        """With `is_limited`, the plan may take only the first rows of a file."""
+        self._is_limited = is_limited
         self._columns = tuple(types)
         self._expression = expression
         self._opener = opener
@@ -48,23 +53,34 @@ class ParquetFormat:
         with pq.ParquetFile(
             opened.raw,
             metadata=self._footers.get(key),
-            pre_buffer=True,
+            # A remote file's ranges come coalesced. A local one read column by column goes through buffers that stay
+            # in the cache, where reading a row group ahead touches fresh pages and wakes a thread.
+            pre_buffer=opened.remote is not None,
             page_checksum_verification=True,
         ) as file:
             footer = file.metadata
             self._footers[key] = footer
             while len(self._footers) > FOOTERS_KEPT:
                 self._footers.popitem(last=False)
-            if part.end > footer.num_rows:
-                raise InputChanged(f"{part.path}: has {footer.num_rows} rows, {part.end} or more when it was planned")
+            if part.units > footer.num_rows or (part.units < footer.num_rows and not self._is_limited):
+                raise InputChanged(f"{part.path}: has {footer.num_rows} rows, {part.units} when it was planned")
             bounds = np.cumsum([0, *(footer.row_group(i).num_rows for i in range(footer.num_row_groups))]).tolist()
+            fetched = self._fetched(footer, bounds, window) if opened.remote is not None else []
             for group, (begin, end) in enumerate(pairwise(bounds)):
                 if end <= window.begin or begin == end:
                     continue
                 if begin >= window.end:
                     return
-                opened.enter(footer, range(group, _groups_before(bounds, window.end)), self._columns)
+                last = _groups_before(bounds, window.end)
+                opened.enter(footer, fetched[bisect_left(fetched, group) : bisect_left(fetched, last)], self._columns)
                 yield from self._group(file, group, begin, end, window)
+
+    def _fetched(self, footer: pq.FileMetaData, bounds: Sequence[int], window: Window) -> list[int]:
+        """Row groups of the window that the filter may keep."""
+        groups = [i for i in range(_groups_before(bounds, window.end)) if bounds[i + 1] > window.begin]
+        if self._expression is None:
+            return groups
+        return [i for i in groups if can_match(self._expression, _ranges(footer.row_group(i)))]
 
     def _group(self, file: pq.ParquetFile, group: int, begin: int, end: int, window: Window) -> Iterator[Piece]:
         first = max(begin, window.begin)
@@ -93,6 +109,8 @@ class ParquetFormat:
             if done < end:
                 raise pa.ArrowInvalid(f"row group {group} ends after {done - begin} of {end - begin} rows")
         except READ_ERRORS as error:
+            if not is_damage(error):
+                raise
             yield Piece(
                 None,
                 NO_ADDRESS,

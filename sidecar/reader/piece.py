@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from errno import EACCES, EPERM
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.dataset import Slice
+from headrace.errors import InputError, SourceRefused, SourceUnavailable
 from sidecar.reader.block import BadRow
 from sidecar.reader.cursor import Cursor
 
@@ -21,6 +23,12 @@ def read_error_text(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         raise error
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def unreadable(path: str, error: OSError) -> InputError:
+    """The error of a file whose bytes can't be had; it isn't the bytes' fault, so no job says to go on without them."""
+    made = SourceRefused if error.errno in (EACCES, EPERM) else SourceUnavailable
+    return made(f"{path}: can't be read: {read_error_text(error)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,10 @@ class Window:
     def claim(self, to: int) -> int:
         """Claims units up to `to`; returns how far may be read."""
         return self._cursor.claim(min(to, self.part.end) + self.part.origin) - self.part.origin
+
+    def claim_whole(self) -> bool:
+        """Claims all of the slice, or nothing: a split may have given a part of it away."""
+        return self._cursor.claim_whole(self.part.end + self.part.origin)
 
 
 class Format(Protocol):

@@ -1,7 +1,8 @@
-"""Parquet over HTTP: ranges are fetched ahead of the reader in few large requests, and kept while leases need them.
+"""Remote files: ranges are fetched ahead of the reader in few large requests, and kept while leases need them.
 
-A small file is one request. Of a larger one the end is fetched for its footer, then per row group the wanted columns,
-joined where they lie close. Ahead of the reader are the next files of the lease and the next row groups of the file.
+A small file is one request. Of a larger Parquet file the end is fetched for its footer, then per row group the wanted
+columns, joined where they lie close; any other is fetched in chunks. Ahead of the reader are the next files of the
+lease, and the next row groups or chunks of the file.
 
 Not here: requests and retries (`headrace.httpfile`).
 """
@@ -9,17 +10,23 @@ Not here: requests and retries (`headrace.httpfile`).
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from headrace.dataset import Slice
+from headrace.errors import SourceUnavailable
+from headrace.program import StorageOptions
+from headrace.records import codec_of, open_text
 from headrace.uris import is_remote
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
+
+    from headrace.remote_files import RemoteFiles
 
 IN_FLIGHT = 8
 """Requests at once in one worker; at 30 ms each they bring 8 files in the time of one."""
@@ -34,14 +41,26 @@ AHEAD_BYTES = 32 << 20
 KEPT_BYTES = 64 << 20
 """Bytes kept: neighbouring leases share files, and must not fetch them twice."""
 
+CHUNK_BYTES = 4 << 20
+"""Of files that are read from front to back, and of Arrow files."""
+SPARSE_BYTES = 64 << 10
+"""Smallest request for an Arrow file of which only the lengths of record batches are looked for."""
+CHUNKS_AHEAD = 6
+FILES_AHEAD = 16
+"""Files looked at ahead of the reader; how much of them is fetched is another question."""
+TEXT = ("csv", "jsonl")
+
 Range = tuple[int, int]
 
 
 class RangeStore:
     """Ranges of remote files, being fetched or there; the longest unused go first. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, storage: StorageOptions) -> None:
+        self._storage = storage
         self._lock = threading.Lock()
+        self._is_closed = False
+        self._remote: RemoteFiles | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._ranges: OrderedDict[tuple[str, str, int, int], Future[bytes]] = OrderedDict()
         self._nbytes = 0
@@ -54,13 +73,16 @@ class RangeStore:
             if found is not None and not (found.done() and found.exception() is not None):
                 self._ranges.move_to_end(key)
                 return found
-            from headrace.httpfile import fetch_range
+            if self._is_closed:
+                raise SourceUnavailable(f"{part.path}: this worker has stopped reading")
+            if self._remote is None or self._pool is None:
+                from headrace.remote_files import RemoteFiles
 
-            if self._pool is None:
+                self._remote = RemoteFiles(self._storage)
                 self._pool = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="fetch")
             if found is None:
                 self._nbytes += end - begin
-            future = self._pool.submit(fetch_range, part.path, begin, end, size=part.size, version=part.version)
+            future = self._pool.submit(self._remote.range, part.path, begin, end, size=part.size, version=part.version)
             self._ranges[key] = future
             self._ranges.move_to_end(key)
             while self._nbytes > KEPT_BYTES and len(self._ranges) > IN_FLIGHT:
@@ -69,9 +91,18 @@ class RangeStore:
                 self._nbytes -= last - first
             return future
 
+    def read(self, part: Slice, begin: int, end: int) -> bytes:
+        """Bytes ``[begin, end)`` of the slice's file, once they are there."""
+        while True:
+            try:
+                return self.fetch(part, begin, end).result()
+            except CancelledError:  # it was dropped while it waited for its turn
+                continue
+
     def close(self) -> None:
         """Ends the threads once their requests are answered."""
         with self._lock:
+            self._is_closed = True
             if self._pool is not None:
                 self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
@@ -87,7 +118,7 @@ class OpenFile:
     remote: "RemoteFile | None" = None
 
     def enter(self, footer: "pq.FileMetaData", groups: Sequence[int], columns: Sequence[str]) -> None:
-        """Row group ``groups[0]`` is about to be read, the others after it."""
+        """Row group ``groups[0]`` is the next that is read, the others come after it."""
         if self.remote is not None:
             self.remote.enter(footer, groups, columns)
 
@@ -117,15 +148,63 @@ class RemoteFile:
         """Bytes ``[begin, end)``, waiting for their request."""
         for first, last in self.wanted:
             if first <= begin and end <= last:
-                return self.store.fetch(self.part, first, last).result()[begin - first : end - first]
-        return self.store.fetch(self.part, begin, end).result()
+                return self.store.read(self.part, first, last)[begin - first : end - first]
+        return self.store.read(self.part, begin, end)
+
+
+class _Chunks:
+    """Reads of one remote file, served from chunks.
+
+    Text is read on to the slice's end, so all chunks up to there are asked for ahead; of other files it isn't known how
+    far the slice reaches, and more and more are while reads follow each other.
+    """
+
+    def __init__(self, part: Slice, store: RangeStore, *, is_text: bool) -> None:
+        self._part = part
+        self._store = store
+        self._is_text = is_text
+        self._ahead_end = part.end if is_text and codec_of(part.path) is None else part.size
+        self._last = -1
+        self._ahead = 0
+
+    def read(self, begin: int, end: int) -> bytes:
+        """Bytes ``[begin, end)``, waiting for their requests."""
+        if end <= begin:
+            return b""
+        part = self._part
+        if part.size <= WHOLE_BYTES:
+            return self._store.read(part, 0, part.size)[begin:end]
+        first, last = begin // CHUNK_BYTES, (end - 1) // CHUNK_BYTES
+        if self._is_text:
+            # Before the slice lies only the header.
+            self._ahead = CHUNKS_AHEAD if (last + 1) * CHUNK_BYTES >= part.begin else 0
+        elif last != self._last:
+            self._ahead = min(2 * self._ahead + 1, CHUNKS_AHEAD) if last == self._last + 1 else 0
+        self._last = last
+        for chunk in range(first, last + 1 + self._ahead):
+            if chunk <= last or chunk * CHUNK_BYTES < self._ahead_end:
+                self._store.fetch(part, *self._range(chunk))
+        data = b"".join([self._store.read(part, *self._range(chunk)) for chunk in range(first, last + 1)])
+        return data[begin - first * CHUNK_BYTES : end - first * CHUNK_BYTES]
+
+    def _range(self, chunk: int) -> Range:
+        return chunk * CHUNK_BYTES, min((chunk + 1) * CHUNK_BYTES, self._part.size)
+
+
+def _read_sparse(store: RangeStore, part: Slice, begin: int, end: int) -> bytes:
+    """Bytes ``[begin, end)``, by one request; of a small file, by the one for all of it."""
+    if part.size <= WHOLE_BYTES:
+        return store.read(part, 0, part.size)[begin:end]
+    return store.read(part, begin, min(max(end, begin + SPARSE_BYTES), part.size))[: end - begin]
 
 
 class InputFiles:
-    """Opens local and remote files for random reads, and fetches remote ones ahead."""
+    """Opens local and remote files for reading, and fetches remote ones ahead."""
 
-    def __init__(self) -> None:
-        self._store = RangeStore()
+    def __init__(self, storage: StorageOptions, kind: str) -> None:
+        """`kind` is the format of all files."""
+        self._store = RangeStore(storage)
+        self._kind = kind
 
     def prefetch(self, slices: Sequence[Slice]) -> None:
         """The slices' files are about to be read, in this order: starts the requests that can be known already."""
@@ -133,7 +212,7 @@ class InputFiles:
         for part in slices[:IN_FLIGHT]:
             if not is_remote(part.path):
                 return
-            begin, end = _first_range(part)
+            begin, end = _first_range(part, self._kind)
             nbytes += end - begin
             if nbytes > AHEAD_BYTES:
                 return
@@ -148,21 +227,53 @@ class InputFiles:
         """
         if not is_remote(part.path):
             return OpenFile(pa.OSFile(part.path, "rb"))
-        begin, end = _first_range(part)
+        begin, end = _first_range(part, self._kind)
         if begin == 0:
-            return OpenFile(pa.BufferReader(self._store.fetch(part, begin, end).result()))
+            return OpenFile(pa.BufferReader(self._store.read(part, begin, end)))
         from headrace.httpfile import RangedFile
 
         remote = RemoteFile(part, self._store, wanted=[(begin, end)])
         return OpenFile(pa.PythonFile(RangedFile(part.size, remote.read), mode="r"), remote)
+
+    def raw(self, part: Slice) -> Any:
+        """The bytes of the slice's file as a binary stream.
+
+        Raises:
+            OSError: a local file can't be opened.
+        """
+        return open(part.path, "rb", buffering=0) if (remote := self._remote(part)) is None else remote
+
+    def text(self, part: Slice) -> Any:
+        """As `raw`, decompressed where the file's name says that it is compressed."""
+        return open_text(part.path, self._remote(part))
+
+    def arrow(self, part: Slice, *, is_sparse: bool = False) -> Any:
+        """As `raw`, a pyarrow file; `is_sparse` if little of it is read, here and there."""
+        remote = self._remote(part, is_sparse=is_sparse)
+        return pa.OSFile(part.path, "rb") if remote is None else pa.PythonFile(remote, mode="r")
+
+    def _remote(self, part: Slice, *, is_sparse: bool = False) -> Any:
+        if not is_remote(part.path):
+            return None
+        from headrace.httpfile import RangedFile
+
+        if is_sparse:
+            return RangedFile(part.size, partial(_read_sparse, self._store, part))
+        return RangedFile(part.size, _Chunks(part, self._store, is_text=self._kind in TEXT).read)
 
     def close(self) -> None:
         """Ends the fetching threads."""
         self._store.close()
 
 
-def _first_range(part: Slice) -> Range:
-    return (0, part.size) if part.size <= WHOLE_BYTES else (part.size - TAIL_BYTES, part.size)
+def _first_range(part: Slice, kind: str) -> Range:
+    """What is certainly read of a file, by one request."""
+    if part.size <= WHOLE_BYTES:
+        return 0, part.size
+    if kind == "parquet":
+        return part.size - TAIL_BYTES, part.size
+    chunk = max(part.begin - 1, 0) // CHUNK_BYTES if kind in TEXT else 0
+    return chunk * CHUNK_BYTES, min((chunk + 1) * CHUNK_BYTES, part.size)
 
 
 def group_ranges(group: "pq.RowGroupMetaData", columns: Sequence[str]) -> Iterator[Range]:

@@ -11,27 +11,36 @@ import base64
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from headrace.arrow_types import type_from_text
+from headrace.damage import is_damage
 from headrace.dataset import Slice
-from headrace.errors import CorruptInput, InputChanged
+from headrace.errors import CorruptInput, InferredWrong, InputChanged
 from headrace.filter_rows import filter_mask
 from headrace.filters import Expression, columns_used, filter_from_json
 from headrace.hive import hive_keys
 from headrace.program import SourceProgram
-from headrace.records import PIECE_BYTES, codec_of, open_text
+from headrace.records import PIECE_BYTES, codec_of
 from headrace.uris import is_remote
+from sidecar.picking import rows_where
 from sidecar.reader.block import BadRow, Block, CorruptRange, merge_small, without_columns
 from sidecar.reader.cursor import Cursor
 from sidecar.reader.listing import FileListing
-from sidecar.reader.piece import NO_ADDRESS, READ_ERRORS, Format, Piece, SmallFiles, Types, Window, read_error_text
-from sidecar.reader.remote import InputFiles
-
-FILES_AHEAD = 16
-"""Files looked at ahead of the reader; how much of them is fetched `remote` decides."""
+from sidecar.reader.piece import (
+    NO_ADDRESS,
+    READ_ERRORS,
+    Format,
+    Piece,
+    SmallFiles,
+    Types,
+    Window,
+    read_error_text,
+    unreadable,
+)
+from sidecar.reader.remote import FILES_AHEAD, InputFiles
 
 SMALL_FILES, SMALL_FILE_BYTES, SMALL_BYTES = 256, 64 << 10, 1 << 20
 """Text files parsed at once, the largest of them, and all their bytes."""
@@ -47,12 +56,12 @@ class Source:
         used = set(columns_used(self._expression)) if self._expression else set()
         assert used <= set(self.schema.names), f"the filter uses {used - set(self.schema.names)}"
         types = {field.name: field.type for field in self.schema if field.name not in program.partitions}
-        self._files = InputFiles()
+        self._files = InputFiles(program.storage, program.format)
         self._listing: FileListing | None = None
         self._format: Format | None = None
         self._together: SmallFiles | None = None
         if program.format == "files":
-            self._listing = FileListing(self.schema, self._expression, program.on_corrupt == "reject")
+            self._listing = FileListing(self.schema, self._expression, self._files)
         else:
             self._format = _format(program, types, self._expression, self._files, piece_bytes)
             if program.format in ("csv", "jsonl"):
@@ -67,6 +76,8 @@ class Source:
         Raises:
             InputChanged: a file is no longer the one that was planned.
             CorruptInput: a file or a part of it can't be read, unless the job says to list it (`Block.corrupt`).
+            InferredWrong: a value doesn't fit a type that was inferred.
+            SourceRefused, SourceUnavailable: the bytes of a file can't be had, whatever the job says of corrupt ones.
         """
         if self._listing is not None:
             return merge_small(self._listing.blocks(slices, cursor), cursor)
@@ -108,13 +119,14 @@ class Source:
         if stop - first < 2:
             return [], first + 1
         end = cursor.claim(slices[stop - 1].origin + slices[stop - 1].end)
-        files = []
+        files: list[tuple[Slice, bytes]] = []
         for part in slices[first:stop]:
             if part.origin + part.end > end:
                 break
             check_unchanged(part)
             try:
-                with open(part.path, "rb", buffering=0) as file:
+                self._files.prefetch(slices[first + len(files) : min(stop, first + len(files) + FILES_AHEAD)])
+                with self._files.raw(part) as file:
                     files.append((part, file.read(part.size)))
             except OSError:  # the slow way says what is wrong, or lists it
                 break
@@ -132,8 +144,9 @@ class Source:
                 check_unchanged(part)
                 if self._program.on_corrupt == "fail":
                     raise CorruptInput(f"{part.path}: {piece.damage}")
-                corrupt = (CorruptRange(part.path, done, piece.end, piece.damage),)
-            rows, address, filtered = self._finish(piece, part.path, partitions)
+                if done < piece.end:  # else a split left the damage to the next lease
+                    corrupt = (CorruptRange(part.path, done, piece.end, piece.damage, part.origin),)
+            rows, address, filtered, dropped = self._finish(piece, part.path, partitions)
             yield Block(
                 rows=rows,
                 path=part.path,
@@ -144,6 +157,9 @@ class Source:
                 rows_filtered=filtered,
                 bad=piece.bad,
                 corrupt=corrupt,
+                units=address + part.origin if self._program.divisible else None,
+                bad_units=np.array([row.address + part.origin for row in piece.bad], np.int64),
+                filtered_units=dropped + part.origin if self._program.format in ("csv", "jsonl") else None,
             )
             done = piece.end
         check_unchanged(part)
@@ -158,15 +174,21 @@ class Source:
                 and self._program.on_corrupt == "reject"
                 and self._program.format in ("csv", "jsonl")
             ):
-                _read_through(part.path)
+                _read_through(self._files.text(part))
             for piece in _up_to(adapter.pieces(window), self._program, part):
                 done = piece.end
                 yield piece
         except FileNotFoundError as error:
             raise InputChanged(f"{part.path}: is gone since it was planned") from error
+        except InferredWrong:
+            check_unchanged(part)  # another file than the one that was inferred from is another mistake
+            raise
         except (*READ_ERRORS, CorruptInput) as error:
+            if isinstance(error, OSError) and not is_damage(error):
+                raise unreadable(part.path, error) from error
             text = read_error_text(error).removeprefix(f"{part.path}: ")
-            yield Piece(None, NO_ADDRESS, window.claim(part.end), damage=f"can't be read from unit {done} on: {text}")
+            where = f" from unit {done} on" if done else ""
+            yield Piece(None, NO_ADDRESS, window.claim(part.end), damage=f"can't be read{where}: {text}")
 
     def _partition_values(self, path: str) -> dict[str, pa.Scalar]:
         keys = hive_keys(path) if self._program.partitions else {}
@@ -177,18 +199,22 @@ class Source:
 
     def _finish(
         self, piece: Piece, path: str, partitions: dict[str, pa.Scalar]
-    ) -> tuple[pa.RecordBatch, np.ndarray, int]:
-        """Rows as the program wants them, their addresses, and how many the filter dropped."""
+    ) -> tuple[pa.RecordBatch, np.ndarray, int, np.ndarray]:
+        """Rows as the program wants them, their addresses, how many the filter dropped, and the addresses of those.
+
+        Rows that were dropped unread, by statistics, have none.
+        """
         if piece.rows is None:
-            return _empty(self.schema), NO_ADDRESS, piece.skipped
+            return _empty(self.schema), NO_ADDRESS, piece.skipped, NO_ADDRESS
         rows = self._conformed(piece.rows, path, partitions)
         if self._expression is None:
-            return rows, piece.address, 0
+            return rows, piece.address, 0, NO_ADDRESS
         mask = filter_mask(self._expression, rows)
         if mask.true_count == rows.num_rows:
-            return rows, piece.address, 0
-        kept = rows.filter(mask)
-        return kept, piece.address[mask.to_numpy(zero_copy_only=False)], rows.num_rows - kept.num_rows
+            return rows, piece.address, 0, NO_ADDRESS
+        kept = rows_where(rows, mask)
+        is_kept = mask.to_numpy(zero_copy_only=False)
+        return kept, piece.address[is_kept], rows.num_rows - kept.num_rows, piece.address[~is_kept]
 
     def _conformed(self, found: pa.RecordBatch, path: str, partitions: dict[str, pa.Scalar]) -> pa.RecordBatch:
         if not len(self.schema):
@@ -215,6 +241,10 @@ class Source:
 
 def open_source(program: SourceProgram, piece_bytes: int = PIECE_BYTES) -> Source:
     """Opens a job's input. No file is touched before `Source.read`. Text is parsed `piece_bytes` at a time."""
+    if program.rejected:
+        from sidecar.reader.rejected import RejectedSource
+
+        return RejectedSource(program, piece_bytes)
     return Source(program, piece_bytes)
 
 
@@ -245,20 +275,20 @@ def _format(
         case "parquet":
             from sidecar.reader.parquet import ParquetFormat
 
-            return ParquetFormat(types, expression, files.open)
+            return ParquetFormat(types, expression, files.open, is_limited=program.is_limited)
         case "arrow":
             from sidecar.reader.ipc import IpcFormat
 
-            return IpcFormat(types)
+            return IpcFormat(types, files, is_limited=program.is_limited)
         case "csv":
             from sidecar.reader.csv_text import CsvFormat
 
-            file_types = map(type_from_text, program.file_types)
-            return CsvFormat(types, program.csv, dict(zip(program.file_columns, file_types, strict=True)), piece_bytes)
+            inferred = {name: kind for name, kind in types.items() if name in program.file_inferred}
+            return CsvFormat(types, program.csv, program.file_columns, inferred, files, piece_bytes)
         case "jsonl":
             from sidecar.reader.json_lines import JsonLinesFormat
 
-            return JsonLinesFormat(types, piece_bytes)
+            return JsonLinesFormat(types, files, piece_bytes)
         case "files":
             raise AssertionError("listings have no format")
 
@@ -274,9 +304,9 @@ def _empty(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
-def _read_through(path: str) -> None:
+def _read_through(text: Any) -> None:
     """Decompresses a file once, so that one that is damaged at its end gives no rows rather than some."""
-    with closing(open_text(path)) as stream:
+    with closing(text) as stream:
         while stream.read(PIECE_BYTES):
             pass
 

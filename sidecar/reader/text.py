@@ -15,12 +15,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.dataset import Slice
-from headrace.records import BOM, PIECE_BYTES, Offsets, codec_of, line_ends, line_start, open_text, whole_records
+from headrace.records import BOM, PIECE_BYTES, Offsets, codec_of, line_ends, line_start, whole_records
 from sidecar.reader.block import BadRow
 from sidecar.reader.piece import Piece, Window
+from sidecar.reader.remote import InputFiles
 
 TAIL_BYTES = 64 << 10
 """First look past a range's end for the rest of its last record; doubled while that is longer."""
+VALUE_MAX = 80
+"""Characters of a wrong value that are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +36,12 @@ class Records:
     end: int  # file units covered: of the file as it lies on disk
 
 
-def line_records(window: Window, start: int, piece_bytes: int = PIECE_BYTES) -> Iterator[Records]:
+def line_records(files: InputFiles, window: Window, start: int, piece_bytes: int = PIECE_BYTES) -> Iterator[Records]:
     """Lines of a plain file whose first byte is in the window and at or past `start`.
 
     A line that reaches past the window is read to its end.
     """
-    with open(window.part.path, "rb", buffering=0) as file:
+    with files.raw(window.part) as file:
         at = max(line_start(file, window.begin), start)
         done = window.begin
         while done < window.end:
@@ -76,13 +79,18 @@ def _to_line_end(file: IO[bytes], nbytes: int) -> bytes:
 
 
 def stream_records(
-    window: Window, delimiter: str, *, quoted: bool, piece_bytes: int = PIECE_BYTES
+    files: InputFiles, window: Window, delimiter: str, *, quoted: bool, piece_bytes: int = PIECE_BYTES
 ) -> Iterator[Records]:
-    """All records of a file that is one range, up to the window's end (a plain file may have been planned in part)."""
+    """All records of a file that is one range, up to its slice's end (a plain file may have been planned in part).
+
+    None if a split came before the file was begun.
+    """
     part = window.part
-    end = window.claim(part.end)
+    end = part.end
+    if not window.claim_whole():
+        return
     compressed = codec_of(part.path) is not None
-    with closing(open_text(part.path)) as stream:
+    with closing(files.text(part)) as stream:
         source = stream if compressed else _Front(stream, end)
         last: Records | None = None
         for offset, text, ends in whole_records(source, delimiter, quoted=quoted, piece_bytes=piece_bytes):
@@ -110,6 +118,17 @@ class _Front:
         return data
 
 
+class Unfit(Exception):
+    """A record that is good but for a column's type, which was a guess: reading can't go on."""
+
+    def __init__(self, column: str, kind: pa.DataType, value: str) -> None:
+        self.column = column
+        self.kind = kind
+        self.value = value
+        self.start = 0  # where the record begins in the text given to `parse_apart`
+        super().__init__(f"column {column!r} is {value!r}, not {kind}")
+
+
 class Parser(Protocol):
     """Parses consecutive records at once, all or nothing."""
 
@@ -118,7 +137,18 @@ class Parser(Protocol):
 
         Raises:
             pa.ArrowException, ValueError: some record can't be parsed; it is not known which.
+            Unfit: the one record doesn't fit a guess.
         """
+
+
+def misfit(column: str, shown: str, kind: str) -> str:
+    """What to tell of a record whose value, in the format's own words `shown`, is none of its column's type."""
+    return f"column {column!r}: {shortened(shown)} is no {kind}"
+
+
+def shortened(shown: str) -> str:
+    """Not more than VALUE_MAX characters."""
+    return shown if len(shown) <= VALUE_MAX else shown[: VALUE_MAX - 1] + "…"
 
 
 def parse_apart(
@@ -127,6 +157,9 @@ def parse_apart(
     """Parses records, halving what fails until the bad ones stand alone.
 
     Returns the tables in order, which records became rows, and (record, message) of the others, by rising number.
+
+    Raises:
+        Unfit: of the first record for which `parse` raises it.
     """
     is_row = np.zeros(len(starts), np.bool_)
     tables: list[pa.Table] = []
@@ -136,6 +169,9 @@ def parse_apart(
         low, high = todo.pop()
         try:
             table, invalid = parse(text[int(starts[low]) : int(ends[high - 1])], high - low)
+        except Unfit as unfit:
+            unfit.start = int(starts[low])
+            raise
         except (pa.ArrowException, ValueError) as error:
             if high - low == 1:
                 bad.append((low, str(error).splitlines()[0] if str(error) else type(error).__name__))

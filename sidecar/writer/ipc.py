@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from headrace.arrow_types import stored_schema
 from sidecar.writer.row_groups import RowGroups
 from sidecar.writer.staged import Growing
 
@@ -10,8 +11,7 @@ class IpcFormat:
     """Writes one Arrow IPC file, a record batch per row group."""
 
     def __init__(self, file: Growing, schema: pa.Schema, compression: str) -> None:
-        fields = [pa.field(field.name, _decoded(field.type), field.nullable) for field in schema]
-        self._schema = pa.schema(fields)
+        self._schema = stored_schema(schema, "arrow")
         self._groups = RowGroups()
         options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
         self._writer = pa.ipc.new_file(file, self._schema, options=options)
@@ -34,7 +34,3 @@ class IpcFormat:
     def _write(self, group: pa.Table) -> None:
         for batch in group.combine_chunks().to_batches():
             self._writer.write_batch(batch)
-
-
-def _decoded(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -1,7 +1,6 @@
 """Rejected rows of one lease: where each came from, who refused it and why, and the row itself if it is to be kept."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -9,15 +8,17 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.publish import REJECTED
+from headrace.rejects import ADDRESS, CLASS, FILE, MESSAGE, STAGE, kept_name
+from headrace.stores.port import WorkerStore
 from sidecar.writer.parquet import ParquetFormat, is_storable
 from sidecar.writer.staged import Staged, StagedFile, removed_on_error
 
 FIELDS = (
-    pa.field("_file", pa.string()),
-    pa.field("_address", pa.int64()),  # row number in the file, byte offset of the record, or 0
-    pa.field("_stage", pa.string()),  # "source" where reading or converting failed
-    pa.field("_class", pa.string()),
-    pa.field("_message", pa.string()),
+    pa.field(FILE, pa.string()),
+    pa.field(ADDRESS, pa.int64()),  # row number in the file, byte offset of the record, or 0
+    pa.field(STAGE, pa.string()),  # "source" where reading or converting failed
+    pa.field(CLASS, pa.string()),
+    pa.field(MESSAGE, pa.string()),
 )
 
 
@@ -40,9 +41,9 @@ class Blame(Protocol):
 class RejectsWriter:
     """Writes the rejects file of one lease, always Parquet: FIELDS, then the source's columns."""
 
-    def __init__(self, folder: Path, stem: str, *, keep_rows: bool) -> None:
-        """`folder` is the staging folder, `stem` the file's final name without its suffix."""
-        self._folder = folder
+    def __init__(self, store: WorkerStore, stem: str, *, keep_rows: bool) -> None:
+        """`store` is the output's, `stem` the file's final name without its suffix."""
+        self._store = store
         self._name = f"{REJECTED}/{stem}.parquet"
         self._keep_rows = keep_rows
         self._schema: pa.Schema | None = None
@@ -81,11 +82,10 @@ class RejectsWriter:
             rows = None
             self._schema = self._schema or pa.schema(FIELDS)
         elif self._schema is None and rows is not None:
-            taken = {field.name for field in FIELDS}
             # What Parquet doesn't know is left out: a reject without one column is better than a failed shard.
             source = [field for field in rows.schema if is_storable(field)]
             self._kept = [field.name for field in source]
-            names = [f"source.{name}" if name in taken else name for name in self._kept]
+            names = map(kept_name, self._kept)
             renamed = [field.with_name(name) for field, name in zip(source, names, strict=True)]
             self._schema = pa.schema([*FIELDS, *renamed])
         if self._schema is None:
@@ -121,7 +121,7 @@ class RejectsWriter:
     def _add(self, described: pa.RecordBatch, rows: pa.RecordBatch | None) -> None:
         assert self._schema is not None
         if self._file is None:
-            self._file = StagedFile(self._folder, self._name)
+            self._file = StagedFile(self._store, self._name)
         kept = self._schema.types[len(FIELDS) :]
         if rows is None:
             source = [pa.nulls(len(described), kind) for kind in kept]

@@ -5,12 +5,13 @@ The first rows fix the columns and their types; the file is made then.
 
 import io
 import threading
-from pathlib import Path
 
 import pyarrow as pa
 
+from headrace.arrow_types import columns_text, stored_schema
 from headrace.errors import BadJob, Fault, HeadraceError
 from headrace.program import SinkProgram
+from headrace.stores.port import WorkerStore
 from sidecar.writer.formats import Format, open_format, suffix
 from sidecar.writer.staged import Staged, StagedFile, removed_on_error
 
@@ -22,10 +23,16 @@ class SchemaChanged(HeadraceError):
 
 
 class AgreedSchema:
-    """The columns and types that all files of a worker have: a reader takes them for one table."""
+    """The columns and types that all files of a worker have: a reader takes them for one table.
 
-    def __init__(self) -> None:
+    The coordinator holds all workers to one schema, by the text that comes with each commit.
+    """
+
+    def __init__(self, format_name: str) -> None:
+        """`format_name` is that of the files."""
+        self._format = format_name
         self._first: pa.Schema | None = None
+        self._text = ""
         self._lock = threading.Lock()
 
     def agree(self, schema: pa.Schema) -> None:
@@ -39,12 +46,26 @@ class AgreedSchema:
                 self._first = schema
         _check_same(self._first, schema)
 
+    def known(self, column: str) -> pa.DataType | None:
+        """The type of a column, None before the first file or where there is no such column."""
+        with self._lock:
+            at = -1 if self._first is None else self._first.get_field_index(column)
+            return None if self._first is None or at < 0 else self._first.field(at).type
+
+    @property
+    def text(self) -> str:
+        """The agreed columns as readers of the files find them; to be asked for once a file was written."""
+        with self._lock:
+            assert self._first is not None, "the first file's schema was agreed"
+            self._text = self._text or columns_text(stored_schema(self._first, self._format))
+            return self._text
+
 
 class ShardWriter:
     """Writes the data file of one lease."""
 
-    def __init__(self, sink: SinkProgram, folder: Path, stem: str) -> None:
-        """`folder` is the staging folder, `stem` the file's final name without its suffix.
+    def __init__(self, sink: SinkProgram, store: WorkerStore, stem: str) -> None:
+        """`store` is the output's, `stem` the file's final name without its suffix.
 
         Raises:
             BadJob: the format can't be compressed that way.
@@ -52,7 +73,7 @@ class ShardWriter:
         self._format = sink.format
         self._compression = sink.compression
         self._name = stem + suffix(sink.format, sink.compression)
-        self._folder = folder
+        self._store = store
         self._schema: pa.Schema | None = None
         self._file: StagedFile | None = None
         self._writer: Format | None = None
@@ -68,7 +89,7 @@ class ShardWriter:
         """
         if self._file is None or self._schema is None:
             self._schema = rows.schema.remove_metadata()
-            self._file = StagedFile(self._folder, self._name)
+            self._file = StagedFile(self._store, self._name)
         assert not self._file.has_ended, "a writer that was closed or aborted takes no more rows"
         _check_same(self._schema, rows.schema)
         with removed_on_error(self._file):
@@ -119,4 +140,7 @@ def _check_same(first: pa.Schema, now: pa.Schema) -> None:
         raise SchemaChanged(f"Output columns are {', '.join(now.names)}; they were {', '.join(first.names)}.")
     for name, was, comes in zip(first.names, first.types, now.types, strict=True):
         if was != comes:
-            raise SchemaChanged(f"Output column {name!r} comes as {comes}; it was {was} in the rows before.")
+            raise SchemaChanged(
+                f"Output column {name!r} comes as {comes}; it was {was} in the rows before. "
+                "Cast it in its stage, whatever the data, then start anew with --again."
+            )

@@ -1,19 +1,23 @@
-"""One file on its way: written to staging, hashed as it is written, durable once closed.
+"""One file on its way: written to its store's staging, hashed as it is written, durable once finished.
 
-StagedFile ──write──▶ staging/NAME ──close: fsync──▶ Staged (size, digest)
+StagedFile ──write──▶ staging ──finish──▶ Staged (size, digest, where)
            └─an OSError, or abort──▶ nothing
+
+Not here: what staging is in each store (`headrace.stores`).
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from headrace.errors import SinkError
-from headrace.publish import staged_name
+from headrace.errors import SinkError, SinkUnavailable
+from headrace.stores.port import StoreUnavailable
+
+if TYPE_CHECKING:
+    from headrace.stores.port import Growing as GrowingInStore
+    from headrace.stores.port import WorkerStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +25,11 @@ class Staged:
     """A finished file that nobody sees yet."""
 
     name: str  # final name, relative to the output
-    path: Path  # where it lies now
     kind: Literal["data", "rejects"]
     size: int  # bytes
     digest: str  # blake2b-128, hex
     rows: int
+    staged: str  # where it lies now, in its store's words
 
 
 class Growing(Protocol):
@@ -39,30 +43,25 @@ class StagedFile:
     """A binary file object, for pyarrow to write to, that only grows.
 
     Raises:
-        SinkError: the file can't be made: the folder is gone or not writable.
+        SinkError: the file can't be made: the store has no place for it, or doesn't let us write.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, store: "WorkerStore", name: str) -> None:
         """`name` is the final one, relative to the output."""
         self.name = name
-        self.path = folder / staged_name(name)
         self.size = 0
         self.failure: OSError | None = None  # the first one: pyarrow doesn't always hand on what it ran into
         self._digest = hashlib.blake2b(digest_size=16)
         try:
-            self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            self._growing: GrowingInStore = store.stage(name)
         except OSError as error:
-            raise _sink_error(self.path, error) from error
+            raise _sink_error(name, error) from error
+        self.has_ended = False  # finished or removed
 
     @property
     def closed(self) -> bool:
         """What pyarrow asks before it writes; also then it must not fail."""
         return False
-
-    @property
-    def has_ended(self) -> bool:
-        """Finished or removed."""
-        return self._fd < 0
 
     def writable(self) -> bool:
         """What pyarrow asks before it writes."""
@@ -85,14 +84,13 @@ class StagedFile:
 
     def write(self, data: bytes | memoryview) -> int:
         """Writes all of `data`. What comes after the end goes nowhere: pyarrow completes files it is done with."""
-        if self._fd < 0:
-            return len(memoryview(data).cast("B"))
         rest = memoryview(data).cast("B")
         nbytes = len(rest)
+        if self.has_ended:
+            return nbytes
         self._digest.update(rest)
         try:
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            self._growing.append(rest)
         except OSError as error:
             self.failure = self.failure or error
             raise
@@ -108,19 +106,19 @@ class StagedFile:
         Raises:
             OSError: it can't be.
         """
-        os.fsync(self._fd)
-        self._close()
-        return Staged(self.name, self.path, kind, self.size, self._digest.hexdigest(), rows)
+        assert not self.has_ended, "a file is finished once"
+        try:
+            staged = self._growing.finish()
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+        self.has_ended = True
+        return Staged(self.name, kind, self.size, self._digest.hexdigest(), rows, staged)
 
     def remove(self) -> None:
-        """Closes and removes the file, whatever state it is in."""
-        self._close()
-        self.path.unlink(missing_ok=True)
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Removes the file, whatever state it is in; one that can't be is left to the job's finish."""
+        self.has_ended = True
+        self._growing.discard()
 
 
 @contextmanager
@@ -137,9 +135,10 @@ def removed_on_error(file: StagedFile) -> Iterator[None]:
         # pyarrow wraps what a file object raises, or makes an error of its own of it.
         failure = file.failure or (error if isinstance(error, OSError) else None)
         if failure is not None:
-            raise _sink_error(file.path, failure) from error
+            raise _sink_error(file.name, failure) from error
         raise
 
 
-def _sink_error(path: Path, error: OSError) -> SinkError:
-    return SinkError(f"{path} can't be written: {error.strerror or error}")
+def _sink_error(name: str, error: OSError) -> SinkError:
+    kind = SinkUnavailable if isinstance(error, StoreUnavailable) else SinkError
+    return kind(f"{error.filename or name} can't be written: {error.strerror or error}")

@@ -1,0 +1,83 @@
+"""What is found wrong with an output in a bucket before anything runs."""
+
+import json
+
+import pytest
+
+from coordinator.planning import sink_faults
+from coordinator.spec import InferenceJob
+from headrace.errors import Fault as JobFault
+from tests.object_store.bucket_fixture import TestBucket
+
+
+def faults_of(bucket: TestBucket, sink: str, *, source: str = "/in.parquet", mode: str = "fail") -> list[JobFault]:
+    text = json.dumps(
+        {
+            "apiVersion": "headrace.dev/v1alpha1",
+            "kind": "InferenceJob",
+            "metadata": {"name": "job"},
+            "spec": {
+                "source": {"format": "parquet", "uri": source.format(bucket.name)},
+                "pipeline": [{"name": "m", "python": "m:M", "inputs": {"x": "source.x"}}],
+                "sink": {
+                    "format": "parquet",
+                    "uri": sink.format(bucket.name),
+                    "storage": {"endpoint": bucket.url},
+                    "columns": {"x": "source.x"},
+                    "mode": mode,
+                },
+            },
+        }
+    )
+    return sink_faults(InferenceJob.from_manifest(text), None)
+
+
+@pytest.mark.parametrize(
+    ("key", "mode", "is_refused"),
+    [
+        ("out/part-1.parquet", "fail", True),
+        ("out/x=1/a.csv", "fail", True),
+        ("out/_SUCCESS", "fail", True),
+        ("out/_headrace/manifest-000001.jsonl", "fail", True),
+        ("out/part-1.parquet", "append", False),
+        ("out/part-1.parquet", "replace", False),
+        ("out/_headrace/claim.json", "fail", False),  # the claim itself tells whose it is
+        ("out2/part-1.parquet", "fail", False),
+        ("outpart-1.parquet", "fail", False),
+    ],
+)
+def test_only_an_empty_prefix_takes_a_new_output(bucket: TestBucket, key: str, mode: str, is_refused: bool) -> None:
+    bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"")
+    faults = faults_of(bucket, "s3://{}/out", mode=mode)
+    assert [fault.field for fault in faults] == ["spec.sink.uri"] * is_refused
+
+
+@pytest.mark.parametrize(
+    ("source", "is_refused"),
+    [
+        ("s3://{}/a/out", True),
+        ("s3://{}/a/", True),
+        ("s3://{}/", True),
+        ("s3://{}/a/**/*.parquet", True),
+        ("s3://{}/a/out/*.parquet", True),
+        ("s3://{}/a/*.parquet", False),
+        ("s3://{}/a/in", False),
+        ("s3://{}/a/ou", False),
+        ("s3://{}2/a", False),
+        ("/a/out", False),
+    ],
+)
+def test_a_job_that_would_read_its_own_output_is_refused(bucket: TestBucket, source: str, is_refused: bool) -> None:
+    faults = faults_of(bucket, "s3://{}/a/out", source=source)
+    assert [fault.found.partition(" lies in")[0] for fault in faults] == [f"s3://{bucket.name}/a/out"] * is_refused
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///x"])
+def test_an_output_without_a_bucket_is_refused(bucket: TestBucket, uri: str) -> None:
+    (fault,) = faults_of(bucket, uri)
+    assert (fault.field, fault.expected) == ("spec.sink.uri", "s3://BUCKET/PREFIX")
+
+
+def test_a_bucket_that_is_not_there_is_named(bucket: TestBucket) -> None:
+    (fault,) = faults_of(bucket, "s3://{}-not/out")
+    assert "NoSuchBucket" in fault.found
