@@ -8,6 +8,7 @@ from typing import Any, List, Tuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .casting import BadInput
 from .local import columns, messages
@@ -33,8 +34,8 @@ class ArrowReader:
         arrays: List[Any] = []
         for name, parts in batch.inputs.items():
             (part,) = parts
-            if part.kind == columns.IPC:
-                found = self._stream(part)
+            if name == messages.ARROW_INPUT:
+                found = read_stream(self._arena, part)
                 names += found.schema.names
                 arrays += found.columns
             else:
@@ -44,11 +45,11 @@ class ArrowReader:
         pairs: List[Tuple[str, Any]] = sorted(zip(names, arrays), key=lambda pair: order.get(pair[0], len(order)))
         return pa.RecordBatch.from_arrays([array for _, array in pairs], names=[name for name, _ in pairs])
 
-    def _stream(self, column: columns.Column) -> "pa.RecordBatch":
-        buffer = pa.py_buffer(self._memory[column.offset : column.offset + column.nbytes])
-        return pa.ipc.open_stream(buffer).read_next_batch().slice(column.row_begin, column.rows)
-
     def _array(self, name: str, column: columns.Column) -> Any:
+        if column.kind == columns.IPC:
+            return read_stream(self._arena, column).column(0)
+        if column.kind == columns.NULL:
+            return pa.nulls(column.rows)
         null = self._arena.is_null(column)
         valid = None if null is None else pa.array(~null).buffers()[1]
         if column.kind != columns.TENSOR:
@@ -74,3 +75,36 @@ class ArrowReader:
 
     def _buffer(self, offset: int, nbytes: int) -> Any:
         return pa.py_buffer(self._memory[offset : offset + nbytes])
+
+
+def read_stream(arena: ArenaMap, column: columns.Column) -> "pa.RecordBatch":
+    """The rows of an IPC column, over the arena's bytes."""
+    buffer = pa.py_buffer(memoryview(arena.inputs)[column.offset : column.offset + column.nbytes])
+    return pa.ipc.open_stream(buffer).read_next_batch().slice(column.row_begin, column.rows)
+
+
+def rows_of(arena: ArenaMap, column: columns.Column) -> np.ndarray:
+    """An output of another stage that lies in the arena as an Arrow stream, for a stage that takes arrays.
+
+    Lists of numbers whose rows are all of one shape are a tensor; everything else is an object array, in which lists
+    are arrays and null is None.
+    """
+    array = read_stream(arena, column).column(0)
+    leaf, dims = array, [len(array)]
+    while _is_list(leaf.type) and leaf.null_count == 0 and len(leaf):
+        lengths = pc.list_value_length(leaf).to_numpy()
+        if (lengths != lengths[0]).any():
+            break
+        dims.append(int(lengths[0]))
+        leaf = leaf.flatten()
+    is_number = pa.types.is_boolean(leaf.type) or pa.types.is_integer(leaf.type) or pa.types.is_floating(leaf.type)
+    if len(dims) > 1 and is_number and leaf.null_count == 0:
+        found: np.ndarray = leaf.to_numpy(zero_copy_only=False).reshape(dims)
+        return found
+    objects = np.empty(len(array), object)
+    objects[:] = list(array.to_numpy(zero_copy_only=False)) if _is_list(array.type) else array.to_pylist()
+    return objects
+
+
+def _is_list(kind: Any) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

@@ -14,15 +14,17 @@ import random
 import signal
 import socket
 import sys
-from typing import Callable, Iterable, NoReturn, Optional
+from typing import Callable, Iterable, NoReturn, Optional, Set
 
 STDERR_TAIL_BYTES = 8192
 LAST_READS_MAX = 64
 """Of a predictor that has ended; a daemon that it left may write for ever."""
 LEAVE_GRACE_S = 0.1
 """From the end of its connection, which a predictor between two batches notices by itself, to SIGTERM."""
-TERM_GRACE_S = 1.0
-"""From SIGTERM to SIGKILL. With LEAVE_GRACE_S well below the two seconds in which a host has to be gone."""
+TERM_GRACE_S = 0.5
+"""From SIGTERM to SIGKILL. With LEAVE_GRACE_S well below the second in which a predictor that hangs is replaced."""
+OOM_SCORE = "500"
+"""Of 1000: where the machine's memory ends, the kernel ends a predictor rather than who could replace it."""
 KILL_EVERY_S = 0.02
 """Between one SIGKILL and the next, until the whole group is gone: it may be forking meanwhile."""
 
@@ -34,6 +36,33 @@ _libc = ctypes.CDLL(None)
 def adopt_orphans() -> None:
     """Makes this process the parent of every orphan below it, so that it can reap whole process groups."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """Has the kernel kill this process when its parent dies; a parent that is dead already goes unnoticed."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def end_all() -> None:
+    """Kills every process below this one, which has adopted orphans: also what user code put into sessions of its own.
+
+    A process that can't be killed (it runs as another user) is left; so are all where the kernel lists no children.
+    """
+    unkillable: Set[int] = set()
+    while True:
+        try:
+            with open(f"/proc/self/task/{os.getpid()}/children") as listing:
+                pids = {int(word) for word in listing.read().split()} - unkillable
+        except OSError:
+            return  # the container's end takes them
+        if not pids:
+            return
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            except OSError:
+                unkillable.add(pid)
 
 
 class Child:
@@ -83,6 +112,14 @@ class Child:
                 os.kill(self.pid, self._signal)
         self.kill_at = now + (KILL_EVERY_S if self._signal == signal.SIGKILL else TERM_GRACE_S)
         self._signal = signal.SIGKILL
+
+    def kill(self, now: float, why: str) -> None:
+        """Ends it at once; `why` stands at the end of what it wrote."""
+        line = why.encode() + b"\n"
+        self._tail = (self._tail + line)[-STDERR_TAIL_BYTES:]
+        self._forward(line)
+        self.kill_at, self._signal = now, signal.SIGKILL
+        self.signal_due(now)
 
     def read_stderr(self) -> bool:
         """Forwards what it wrote, each line under its name, and keeps the tail; False where nothing more comes now."""
@@ -145,7 +182,7 @@ def _run_child(host: int, stderr: int, to_close: Iterable[int], serve: Callable[
     status = 70
     try:
         os.setsid()
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        end_with_parent()
         if os.getppid() != host:  # it died before the line above
             os._exit(status)
         signal.set_wakeup_fd(-1)
@@ -161,6 +198,8 @@ def _run_child(host: int, stderr: int, to_close: Iterable[int], serve: Callable[
         os.close(null)
         os.close(stderr)
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(OOM_SCORE)
         faulthandler.enable(2)  # a crash in C leaves the Python lines it came from in the tail
         _reseed()
         status = serve(os.getpid())

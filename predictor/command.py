@@ -17,9 +17,11 @@ def main(arguments: List[str]) -> int:
     host.add_argument("--socket", required=True, help="path of the socket to make")
     host.add_argument("--stage", required=True, help="name of the stage")
     host.add_argument("--kind", required=True, choices=("onnx", "python"))
+    host.add_argument("--memory-bytes", type=int, help="what its predictors may hold; default: what there is")
     host.add_argument("--lifeline", action="store_true", help="end when stdin ends")
     probe = commands.add_parser("probe", help="print inputs and outputs of a stage as JSON")
     probe.add_argument("stage", help="StageProgram as JSON")
+    probe.add_argument("--lifeline", action="store_true", help="end when stdin ends")
     options = parser.parse_args(arguments)
     # One thread per predictor: one process per core is twice as fast as one with as many threads (benchmarks.md), and
     # the host must have one thread only when it forks. numpy reads these when it is imported, so before it.
@@ -28,7 +30,7 @@ def main(arguments: List[str]) -> int:
     # From 1.29 on ONNX Runtime sends usage data from a thread of its own, which a fork would also cut off halfway.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if options.command == "probe":
-        return _probe(options.stage)
+        return _probe(options)
     return _host(options)
 
 
@@ -44,18 +46,20 @@ def _host(options: argparse.Namespace) -> int:
             print(f"onnxruntime can't be imported: {error}", file=sys.stderr)
     gc.collect()
     gc.freeze()  # what is imported stays shared with the forks
-    return host.Host(options.stage, listener, 0 if options.lifeline else None).run()
+    return host.Host(options.stage, listener, 0 if options.lifeline else None, options.memory_bytes).run()
 
 
-def _probe(text: str) -> int:
+def _probe(options: argparse.Namespace) -> int:
     sys.dont_write_bytecode = True  # planning touches nothing, not even the folder of the user's modules
+    from . import apart
+
+    apart.run_apart(lambda: _print_probe(options.stage), 0 if options.lifeline else None)
+
+
+def _print_probe(text: str) -> None:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the stage prints is no part of the answer
     from . import probing
 
     json.dump(probing.probe(text), answer)
     answer.flush()
-    # Threads or exit functions of the user's code don't keep us.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

@@ -22,6 +22,7 @@ from typing import Dict, List, Optional
 from . import children
 from .children import Child
 from .local import frames, messages
+from .memory import CHECK_EVERY_S, MemoryWatch
 from .serving import Serving
 
 BACKLOG = 128
@@ -54,8 +55,13 @@ def listen(path: str) -> socket.socket:
 class Host:
     """The host's loop."""
 
-    def __init__(self, stage: str, listener: socket.socket, lifeline: Optional[int]) -> None:
+    def __init__(
+        self, stage: str, listener: socket.socket, lifeline: Optional[int], memory_bytes: Optional[int] = None
+    ) -> None:
+        """`memory_bytes` is what all predictors together may hold; None: what the machine or the container has."""
         self._stage = stage
+        self._memory = MemoryWatch(memory_bytes)
+        self._memory_check_at = 0.0
         self._listener = listener
         self._lifeline = lifeline
         self._epoll = select.epoll()
@@ -87,7 +93,7 @@ class Host:
                 self._end_all()
             self._reap()
             self._advance()
-        _end_strays()
+        children.end_all()
         return 0
 
     def _terminate(self, *_: object) -> None:
@@ -95,7 +101,21 @@ class Host:
 
     def _timeout_s(self) -> float:
         due = [child.kill_at for child in self._children.values() if child.kill_at is not None]
+        if self._children:
+            due.append(self._memory_check_at)
         return max(min(due) - time.monotonic(), 0) if due else -1
+
+    def _check_memory(self, now: float) -> None:
+        """Ends the largest predictor where memory runs out; one at a time, since its end changes everything."""
+        if now < self._memory_check_at:
+            return
+        self._memory_check_at = now + CHECK_EVERY_S
+        if any(child.kill_at is not None for child in self._children.values()):
+            return
+        by_pid = {child.pid: child for child in self._children.values()}
+        found = self._memory.too_large(by_pid)
+        if found is not None:
+            by_pid[found[0]].kill(now, found[1])
 
     def _ready(self, fd: int, events: int) -> None:
         if fd == self._listener.fileno():
@@ -204,6 +224,7 @@ class Host:
     def _advance(self) -> None:
         """Sends the signals that are due and reports the predictors whose whole group is gone."""
         now = time.monotonic()
+        self._check_memory(now)
         for child in list(self._children.values()):
             if child.is_gone:
                 self._report(child)
@@ -244,19 +265,3 @@ class Host:
         now = time.monotonic()
         for child in self._children.values():
             child.end(now)
-
-
-def _end_strays() -> None:
-    """Kills what user code put beyond its own process group: as their adopted parent we know them."""
-    while True:
-        try:
-            with open(f"/proc/self/task/{os.getpid()}/children") as listing:
-                pids = [int(word) for word in listing.read().split()]
-        except OSError:
-            return  # a kernel without this file: the container's end takes them
-        if not pids:
-            return
-        for pid in pids:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)

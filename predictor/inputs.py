@@ -50,7 +50,11 @@ class InputReader:
             null = self._arena.is_null(column)
             return array if null is None else _filled(wanted, array, null)
         if column.kind == columns.IPC:
-            raise BadInput(f"input {wanted.name}: an Arrow stream for a stage that takes arrays")
+            from .arrow_inputs import rows_of
+
+            return rows_of(self._arena, column)
+        if column.kind == columns.NULL:
+            return _nothing(wanted, column.rows)
         if column.kind == columns.BINARY and wanted.cast_dtype is not None and not wanted.is_from_source:
             return self._from_bytes(wanted, column)
         array = self._arena.objects(column)
@@ -94,6 +98,14 @@ def _stacked(wanted: StageInput, parts: Sequence[np.ndarray]) -> np.ndarray:
         raise BadInput(f"input {wanted.name}: no dtype holds {', '.join(dtypes)} without loss; say which by cast:")
     fit = casting.fit if wanted.cast_dtype is None else casting.cast
     return np.stack([fit(wanted.name, part, dtype) for part in parts], axis=1)
+
+
+def _nothing(wanted: StageInput, rows: int) -> np.ndarray:
+    """A column of nothing but nulls: as text would be, None, unless the job or the model wants numbers."""
+    dtype = wanted.cast_dtype or wanted.dtype
+    if dtype in (None, "utf8", "binary"):
+        return np.full(rows, wanted.fill, object)
+    return _filled(wanted, np.zeros(rows, dtype), np.ones(rows, bool))
 
 
 def _filled(wanted: StageInput, array: np.ndarray, null: np.ndarray) -> np.ndarray:

@@ -2,11 +2,11 @@
 
 ::
 
-    values of any kind --check--> Tensor | Text --lay out--> bytes needed --write--> columns in the arena
+    values of any kind --check--> Tensor | Text | Stream | Nulls --lay out--> bytes needed --write--> columns
 
 A tensor that a loader let the model write in place is already there, and only its column is told.
 
-Not here: asking for more space (`serving`).
+Not here: asking for more space (`serving`), Arrow arrays and rows of any length (`arrow_outputs`).
 """
 
 import math
@@ -55,7 +55,24 @@ class Text:
     is_null: Optional[np.ndarray]
 
 
-Output = Union[Tensor, Text]
+@dataclass(frozen=True)
+class Stream:
+    """An Arrow IPC stream of one record batch with one column, whose type the other forms can't hold."""
+
+    rows: int
+    data: np.ndarray  # uint8
+    dtype: Optional[str]  # of the numbers in lists of numbers
+    shape: Tuple[Optional[int], ...]  # of the whole batch then: every axis is open
+
+
+@dataclass(frozen=True)
+class Nulls:
+    """Nothing but nulls: of a type that other batches know."""
+
+    rows: int
+
+
+Output = Union[Tensor, Text, Stream, Nulls]
 
 
 class Region:
@@ -99,6 +116,10 @@ class Region:
                 column.kind, column.rows, column.offset, column.nbytes, column.dtype, column.shape,
                 validity_offset=validity,
             )  # fmt: skip
+        if isinstance(output, Stream):
+            return columns.Column(columns.IPC, output.rows, self._bytes(output.data), output.data.nbytes)
+        if isinstance(output, Nulls):
+            return columns.Column(columns.NULL, output.rows, self._take(0), 0)
         offset = self._bytes(output.offsets.view(np.uint8))
         data_offset = self._bytes(np.frombuffer(output.data, np.uint8))
         if output.is_null is not None:
@@ -127,6 +148,11 @@ def nbytes_needed(outputs: Mapping[str, Output]) -> int:
     """Bytes of a region that begins at an aligned offset and holds all of `outputs`."""
     needed = 0
     for output in outputs.values():
+        if isinstance(output, Stream):
+            needed += columns.aligned(output.data.nbytes)
+            continue
+        if isinstance(output, Nulls):
+            continue
         if isinstance(output, Tensor):
             needed += columns.aligned(output.array.nbytes)
         else:
@@ -154,11 +180,17 @@ def checked(returned: Any, rows: int) -> Dict[str, Output]:
         if len(name) > NAME_CHARS_MAX or not (name.isascii() or _is_unicode(name)):
             raise BadOutput(f"an output's name is no Unicode of at most {NAME_CHARS_MAX} characters: {name[:50]!r}")
         output = _output(name, value)
-        have = len(output.array) if isinstance(output, Tensor) else len(output.offsets) - 1
+        have = _rows(output)
         if have != rows:
             raise WrongRows(f"output {name} has {have} rows, the batch has {rows}")
         found[name] = output
     return found
+
+
+def _rows(output: Output) -> int:
+    if isinstance(output, Tensor):
+        return len(output.array)
+    return len(output.offsets) - 1 if isinstance(output, Text) else output.rows
 
 
 def _output(name: str, value: Any) -> Output:
@@ -169,12 +201,18 @@ def _output(name: str, value: Any) -> Output:
         and value.flags.c_contiguous
     ):
         return Tensor(value, None)
+    if type(value).__module__ == "pyarrow.lib" and hasattr(value, "null_count"):
+        from .arrow_outputs import from_arrow
+
+        return from_arrow(name, value)
     is_null = None
     if isinstance(value, np.ma.MaskedArray):
         mask = np.ma.getmaskarray(value)
         if mask.ndim > 1:
             raise BadOutput(f"output {name}: a masked array of rank {mask.ndim}; only rank 1 can have nulls")
         is_null, value = mask, value.filled()
+    if isinstance(value, (list, tuple)) and _is_row(next((item for item in value if item is not None), None)):
+        return _lists(name, value)
     array = _array(name, value)
     if array.ndim == 0:
         raise WrongRows(f"output {name} is a single value, not one per row")
@@ -193,8 +231,6 @@ def _output(name: str, value: Any) -> Output:
 def _array(name: str, value: Any) -> np.ndarray:
     if isinstance(value, (str, bytes, Mapping)) or value is None:
         raise BadOutput(f"output {name} is {_kind(value)}, not an array")
-    if getattr(value, "null_count", 0) and hasattr(value, "to_pylist"):
-        value = value.to_pylist()  # Arrow's own conversion would make NaN of nulls
     if isinstance(value, (list, tuple)) and any(isinstance(item, (str, bytes)) or item is None for item in value):
         array = np.empty(len(value), object)  # numpy would pad strings, and drop trailing zero bytes
         array[:] = value
@@ -215,6 +251,10 @@ def _objects(name: str, array: np.ndarray, is_null: Optional[np.ndarray]) -> Out
         null |= is_null
     nulls = null if null.any() else None
     present = [item for item, gone in zip(items, null.tolist()) if not gone] if nulls is not None else items
+    if items and not present:
+        return Nulls(len(items))
+    if present and _is_row(present[0]):
+        return _lists(name, [None if gone else item for item, gone in zip(items, null)])
     if all(isinstance(item, str) for item in present):
         return _text(columns.UTF8, [_encoded(name, item) for item in items], nulls)
     if all(isinstance(item, (bytes, bytearray, memoryview)) for item in present):
@@ -226,6 +266,19 @@ def _objects(name: str, array: np.ndarray, is_null: Optional[np.ndarray]) -> Out
     filled = np.zeros(len(items), numbers.dtype)
     filled[~null] = numbers
     return Tensor(filled, nulls)
+
+
+def _is_row(item: Any) -> bool:
+    """Whether the item of a list is a row of values rather than a value."""
+    return isinstance(item, (list, tuple)) or (isinstance(item, np.ndarray) and item.ndim > 0)
+
+
+def _lists(name: str, rows: Sequence[Any]) -> Output:
+    try:
+        from .arrow_outputs import from_rows
+    except ImportError as error:
+        raise BadOutput(f"output {name}: rows of lists need pyarrow beside the stage: {error}") from error
+    return from_rows(name, rows)
 
 
 def _encoded(name: str, item: Optional[str]) -> bytes:
@@ -259,6 +312,10 @@ def specs_of(outputs: Mapping[str, Output]) -> Dict[str, messages.TensorSpec]:
     for name, output in outputs.items():
         if isinstance(output, Tensor):
             found[name] = messages.TensorSpec(str(output.array.dtype), (None, *output.array.shape[1:]))
+        elif isinstance(output, Stream):
+            found[name] = messages.TensorSpec(output.dtype, output.shape if output.dtype else None)
+        elif isinstance(output, Nulls):
+            found[name] = messages.TensorSpec(None, None)
         else:
             found[name] = messages.TensorSpec("utf8" if output.kind == columns.UTF8 else "binary", (None,))
     return found

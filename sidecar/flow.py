@@ -7,8 +7,9 @@ Not here: where batches come from (`sidecar.feed`), where they go (`sidecar.shar
 
 import asyncio
 import bisect
+import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -16,43 +17,37 @@ import structlog
 from headrace.local.columns import Column
 from headrace.local.messages import ERROR_OUTPUT, Specs, StageError
 from headrace.program import Program, StageProgram
+from headrace.words import MODEL_SUSPECT, Reason
 from sidecar.arena import Arena
 from sidecar.converter import column_to_arrow
-from sidecar.core.batches import Action, Batch, Blame, FeedAgain, Finished, GiveSpace, Send, ShardKey
+from sidecar.core.ahead import Ahead
+from sidecar.core.batches import (
+    Action,
+    Batch,
+    Blame,
+    FeedAgain,
+    Finished,
+    GiveSpace,
+    Replace,
+    Send,
+    ShardKey,
+    StageFailed,
+)
+from sidecar.core.deadlines import BatchDeadline, late_s
+from sidecar.core.failures import Budget
 from sidecar.core.pipeline import Admission, Pipeline, TooLarge
 from sidecar.core.space import Space
+from sidecar.core.starts import Starts
+from sidecar.output_shapes import OutputShapes
 from sidecar.predictors import Ended, Host
+from sidecar.stage_record import StageRecord
 from sidecar.wiring import Wiring, batch_is_auto, batch_rows_max, output_row_bytes
 
-LOAD_FAILURES_MAX = 3
-"""Predictors of a stage in a row that end before READY: then the model can't be loaded."""
-LOAD_BACKOFF_S = 0.5
-WATCH_INTERVAL_S = 1.0
-FIRST_BATCH_ALLOWANCE_S = 300.0
-"""A first batch may compile kernels or read weights lazily."""
-BATCH_DEADLINE_FLOOR_S = 60.0
-BATCH_DEADLINE_FACTOR = 20.0
-"""Times the longest batch of the stage so far."""
+WATCH_INTERVAL_S = 0.25
+LAST_WORDS_CHARS = 2000
+"""Of a predictor's standard error, beside each row that made it end."""
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class StageRecord:
-    """What is measured of a stage since its host started."""
-
-    rows_in: int = 0
-    rows_out: int = 0
-    batches: int = 0
-    busy_s: float = 0.0
-    longest_s: float = 0.0
-    restarts: int = 0
-    ready_s: float = 0.0
-    load_failures: int = 0
-    predictors: dict[int, float] = field(default_factory=dict)  # ready predictor -> since when
-    executing: dict[int, float] = field(default_factory=dict)  # predictor -> when its first piece began, at the latest
-    pieces: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # predictor -> (piece, rows) in order
-    specs: Specs | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -98,12 +93,15 @@ class Flow:
         self._on_host_lost = on_host_lost
         self._rows_max = batch_rows_max(program)
         self._rows_are_wish = batch_is_auto(program)
+        self._space = Space(arena.size, soft_bytes)
         in_flight = sum(predictors.values())
+        self._ahead = Ahead(predictors, most=4 * in_flight + 4 * len(program.stages) + 4)
         self._pipeline = Pipeline(
             wiring.stages,
             wiring.sink_reads,
-            Space(arena.size, soft_bytes),
-            window=4 * in_flight + 4 * len(program.stages) + 4,
+            self._space,
+            window=self._ahead.batches,
+            budget=Budget(program.errors.max_rejected_rows, program.errors.max_rejected_share, program.errors.min_rows),
         )
         self._reads = wiring.columns_read
         self._hosts: dict[str, Host] = {}
@@ -111,6 +109,11 @@ class Flow:
         self._closing = False
         self._all_ready = asyncio.Event()
         self.records = {stage.name: StageRecord() for stage in program.stages}
+        self._deadlines = {stage.name: BatchDeadline(program.batch_timeout_s) for stage in program.stages}
+        self._starts = {name: Starts(count) for name, count in predictors.items()}
+        self._shapes = {stage.name: OutputShapes(program.sink, stage.name) for stage in program.stages}
+        self._hung: set[tuple[str, int]] = set()  # predictors ended for that
+        self._last_words: dict[str, str] = {}  # stage -> how it failed last, with traceback or standard error
 
     # ------------------------------------------------------------------ life
 
@@ -122,9 +125,9 @@ class Flow:
 
     async def _open_stage(self, stage: StageProgram, socket_folder: Path, env: Mapping[str, str]) -> None:
         events = _StageEvents(self, stage)
-        self._hosts[stage.name] = host = await Host.start(stage, self._arena, socket_folder, events, env)
+        self._hosts[stage.name] = await Host.start(stage, self._arena, socket_folder, events, env)
         for _ in range(self._predictors[stage.name]):
-            host.add_predictor()
+            self._add_predictor(stage.name)
 
     async def known_outputs(self) -> dict[str, dict[str, tuple[str | None, Sequence[int | None] | None]]]:
         """(dtype, shape) of each stage's outputs as far as its specs tell; waits for the models to be loaded."""
@@ -155,24 +158,16 @@ class Flow:
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
             now = loop.time()
-            late_s = now - woke_at - WATCH_INTERVAL_S
+            late = late_s(now - woke_at, WATCH_INTERVAL_S)
             woke_at = now
-            for name, record in self.records.items():
-                deadline_s = self._deadline_s(record)
-                for predictor, since in list(record.executing.items()):
-                    if late_s > WATCH_INTERVAL_S:  # we slept, so its deadline moves by as much
-                        record.executing[predictor] = since + late_s
-                    elif now - since > deadline_s:
-                        log.warning("predictor hangs", stage=name, seconds=round(now - since, 1))
-                        del record.executing[predictor]
-                        self._hosts[name].end_predictor(predictor)
-
-    def _deadline_s(self, record: StageRecord) -> float:
-        if self._program.batch_timeout_s is not None:
-            return self._program.batch_timeout_s
-        if not record.batches:
-            return FIRST_BATCH_ALLOWANCE_S
-        return max(BATCH_DEADLINE_FLOOR_S, BATCH_DEADLINE_FACTOR * record.longest_s)
+            for name, deadline in self._deadlines.items():
+                deadline.move(late)
+                for predictor, allowed_s in deadline.overdue(now):
+                    deadline.paused(predictor)
+                    log.warning("predictor hangs", stage=name, predictor=predictor, seconds=allowed_s)
+                    self._pipeline.predictor_ending(name, predictor)
+                    self._hung.add((name, predictor))
+                    self._hosts[name].end_predictor(predictor, f"it gave no answer within {allowed_s:g} s")
 
     # ------------------------------------------------------------------ batches
 
@@ -227,6 +222,11 @@ class Flow:
         self._execute(self._pipeline.cancel(shard))
         self._serve_waiters()
 
+    @property
+    def arena_used(self) -> int:
+        """Bytes of the arena in use."""
+        return self._space.used
+
     def queued(self, stage: str) -> int:
         """Pieces that wait for a predictor of `stage`."""
         return self._pipeline.queued(stage)
@@ -251,42 +251,60 @@ class Flow:
                 case GiveSpace():
                     host = self._hosts[action.stage]
                     host.give_space(action.predictor, action.piece, action.offset, action.nbytes)
+                    now = asyncio.get_running_loop().time()
+                    self.records[action.stage].unblocked(action.predictor, now)
                     if action.nbytes == 0:
-                        self._taken_back(self.records[action.stage], action.predictor, action.piece)
+                        self._came_back(action.stage, action.predictor, action.piece, now)
+                    else:
+                        self._deadlines[action.stage].began(action.predictor, now)
                 case Finished():
                     self._on_finished(action.batch)
                 case FeedAgain():
                     self._on_again(action.batch, action.rows_max)
+                case Replace():
+                    log.warning("predictor fails on everything", stage=action.stage, predictor=action.predictor)
+                    reason = "it failed on everything that it was given lately"
+                    self._hosts[action.stage].end_predictor(action.predictor, reason)
+                case StageFailed():
+                    self._stage_failed(action)
+                    if action.is_certain:
+                        return
 
     def _send(self, send: Send) -> None:
+        now = asyncio.get_running_loop().time()
         record = self.records[send.stage]
-        record.pieces.setdefault(send.predictor, []).append((send.piece, send.rows))
-        record.executing.setdefault(send.predictor, asyncio.get_running_loop().time())
+        if not record.pieces.get(send.predictor):
+            self._deadlines[send.stage].began(send.predictor, now)
+        record.sent(send.predictor, send.piece, send.rows, now)
         self._hosts[send.stage].send_batch(
             send.predictor, send.piece, send.rows, send.inputs, send.offset, send.nbytes
         )  # fmt: skip
 
-    def _taken_back(self, record: StageRecord, predictor: int, piece: int) -> int:
-        """A piece came back from a predictor: returns its rows, restarts the predictor's clock."""
-        pieces = record.pieces[predictor]
-        rows = next(rows for number, rows in pieces if number == piece)
-        pieces.remove((piece, rows))
-        if pieces:
-            record.executing[predictor] = asyncio.get_running_loop().time()
+    def _came_back(self, stage: str, predictor: int, piece: int, now: float) -> int:
+        """A piece came back from a predictor, whose clock starts anew if it has another; returns the piece's rows."""
+        record = self.records[stage]
+        rows = record.came_back(predictor, piece, now)
+        if record.pieces[predictor]:
+            self._deadlines[stage].began(predictor, now)
         else:
-            record.executing.pop(predictor, None)
+            self._deadlines[stage].paused(predictor)
         return rows
+
+    def _stage_failed(self, failed: StageFailed) -> None:
+        blame = failed.blame
+        if failed.is_certain:
+            self._closing = True  # what it gave for other rows is no result either
+        words = self._last_words.get(blame.stage, "")
+        reason = Reason.MODEL_FAILED if failed.is_certain else MODEL_SUSPECT
+        self._on_fatal(reason, f"stage {blame.stage!r}: {failed.why}: {blame.kind}: {blame.message}\n{words}")
 
     # ------------------------------------------------------------------ events of predictors
 
     def predictor_ready(self, stage: str, predictor: int, specs: Specs) -> None:
         """A predictor has loaded its model."""
-        record = self.records[stage]
-        record.specs = record.specs or specs
-        record.load_failures = 0
+        self.records[stage].ready(predictor, specs, asyncio.get_running_loop().time())
         if all(other.specs for other in self.records.values()):
             self._all_ready.set()
-        record.predictors[predictor] = asyncio.get_running_loop().time()
         row_bytes = output_row_bytes(specs)
         if row_bytes is not None:
             self._pipeline.expect_output(stage, row_bytes)
@@ -296,16 +314,20 @@ class Flow:
     def batch_done(self, stage: str, predictor: int, piece: int, columns: Mapping[str, Column], busy_s: float) -> None:
         """A predictor has written a piece's outputs."""
         record = self.records[stage]
-        rows = self._taken_back(record, predictor, piece)
-        record.rows_in += rows
-        record.rows_out += rows
-        record.batches += 1
-        record.busy_s += busy_s
-        record.longest_s = max(record.longest_s, busy_s)
+        now = asyncio.get_running_loop().time()
+        self._deadlines[stage].answered(predictor, now)
+        self._starts[stage].worked()
+        record.done(self._came_back(stage, predictor, piece, now), busy_s, now)
+        self._ahead.done(stage, busy_s)
+        self._pipeline.window = self._ahead.batches
         missing = self._reads[stage] - columns.keys()
         if missing:
             given = ", ".join(sorted(columns.keys() - {ERROR_OUTPUT})) or "nothing"
             self._on_fatal("SchemaMismatch", f"stage {stage!r} gives {given}, but the job reads its {min(missing)!r}")
+            return
+        changed = self._shapes[stage].changed(columns, lambda output: self.free_axes(stage, output))
+        if changed:
+            self._on_fatal("SchemaMismatch", changed)
             return
         blamed = self._row_errors(stage, columns[ERROR_OUTPUT]) if ERROR_OUTPUT in columns else {}
         self._execute(self._pipeline.done(stage, predictor, piece, columns, blamed))
@@ -319,40 +341,41 @@ class Flow:
     def batch_failed(self, stage: str, predictor: int, piece: int, error: StageError) -> None:
         """The stage raised an exception on a piece."""
         record = self.records[stage]
-        record.rows_in += self._taken_back(record, predictor, piece)
-        record.batches += 1
+        record.failed(self._came_back(stage, predictor, piece, asyncio.get_running_loop().time()))
+        self._last_words[stage] = error.traceback
         self._execute(self._pipeline.failed(stage, predictor, piece, error.kind, error.message))
         self._serve_waiters()
 
     def space_needed(self, stage: str, predictor: int, piece: int, nbytes: int) -> None:
         """A result is larger than its slot."""
-        record = self.records[stage]
-        record.executing.pop(predictor, None)  # waiting for space doesn't count towards its deadline
+        self.records[stage].blocked(predictor, asyncio.get_running_loop().time())
+        self._deadlines[stage].paused(predictor)  # waiting for space is no hanging
         self._execute(self._pipeline.space_needed(stage, predictor, piece, nbytes))
 
     def predictor_ended(self, stage: str, predictor: int, ended: Ended) -> None:
         """A predictor's whole process group is gone."""
         record = self.records[stage]
-        since = record.predictors.pop(predictor, None)
-        record.executing.pop(predictor, None)
-        record.pieces.pop(predictor, None)
         loop = asyncio.get_running_loop()
-        if since is not None:
-            record.ready_s += loop.time() - since
+        was_of_use = self._deadlines[stage].has_answered(predictor) or bool(record.pieces.get(predictor))
+        is_hang = (stage, predictor) in self._hung
+        self._hung.discard((stage, predictor))
+        record.ended(predictor, loop.time(), is_hang=is_hang)
+        self._deadlines[stage].ended(predictor)
         if self._closing:
             return
         message = describe(ended)
         log.warning("predictor ended", stage=stage, predictor=predictor, how=message)
-        if since is None:
-            record.load_failures += 1
-            if record.load_failures >= LOAD_FAILURES_MAX or ended.load_error is not None:
+        if was_of_use:
+            self._add_predictor(stage)
+        else:  # it couldn't be loaded, or ended by itself before its first batch
+            delay_s = self._starts[stage].failed(len(record.predictors), random.random())
+            if delay_s is None:
                 self._on_fatal("ModelLoadFailed", f"stage {stage!r}: {message}")
                 return
-            loop.call_later(LOAD_BACKOFF_S * record.load_failures, self._replace, stage)
-        else:
-            record.restarts += 1
-            self._replace(stage)
-        self._execute(self._pipeline.predictor_ended(stage, predictor, message))
+            loop.call_later(delay_s, self._replace, stage)
+        self._last_words[stage] = ended.stderr_tail
+        kind = "PredictorHung" if is_hang else "PredictorDied"
+        self._execute(self._pipeline.predictor_ended(stage, predictor, kind, _in_short(ended)))
         self._serve_waiters()
 
     def host_ended(self, stage: StageProgram, reason: str) -> None:
@@ -364,7 +387,10 @@ class Flow:
 
     def _replace(self, stage: str) -> None:
         if not self._closing:
-            self._hosts[stage].add_predictor()
+            self._add_predictor(stage)
+
+    def _add_predictor(self, stage: str) -> None:
+        self.records[stage].started(self._hosts[stage].add_predictor(), asyncio.get_running_loop().time())
 
 
 def describe(ended: Ended) -> str:
@@ -373,6 +399,12 @@ def describe(ended: Ended) -> str:
         error = ended.load_error
         return f"the model can't be loaded: {error.kind}: {error.message}\n{error.traceback}"
     return str(ended) + (f"; its last words:\n{ended.stderr_tail}" if ended.stderr_tail else "")
+
+
+def _in_short(ended: Ended) -> str:
+    """How it ended, for the row that made it end: what was said to standard error last says why."""
+    last = ended.stderr_tail.strip()[-LAST_WORDS_CHARS:]
+    return f"{ended}; its last words:\n{last}" if last else str(ended)
 
 
 class _StageEvents:

@@ -156,12 +156,14 @@ class Host:
         env: Mapping[str, str],
         *,
         python: str = sys.executable,
+        memory_bytes: int | None = None,
     ) -> "Host":
         """Starts the host process and connects to it; it goes on importing while predictors are added.
 
         Args:
             socket_folder: where the socket ``<stage>.sock`` is made, of mode 0700.
             env: added to this process's own environment (HEADRACE_JOB, HEADRACE_WORKER).
+            memory_bytes: what all predictors of the stage may hold; None: what the machine or the container has.
 
         Raises:
             OSError: it couldn't be started, or ended at once.
@@ -169,6 +171,8 @@ class Host:
         """
         host = cls(stage, arena, socket_folder / f"{stage.name}.sock", events)
         command = [python, LAUNCHER, "host", "--socket", str(host._path), "--stage", stage.name, "--kind", stage.kind]
+        if memory_bytes is not None:
+            command += ["--memory-bytes", str(memory_bytes)]
         # Popen takes a millisecond; asyncio's own way would start a thread to wait for the end.
         host._host = subprocess.Popen(  # noqa: ASYNC220
             [*command, "--lifeline"],

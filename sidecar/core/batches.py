@@ -1,14 +1,15 @@
 """Batches in flight: rows that go through the stages together, and the pieces that a failing batch is cut into.
 
 A batch is admitted whole. As long as nothing fails it is one piece. When a stage fails on a piece, the piece is
-replaced by its halves over the same regions, each of which goes on by itself through the remaining stages, until single
-rows are left to blame: no rows are copied, and no stage that has succeeded runs again.
+replaced by smaller ones over the same regions, each of which goes on by itself through the remaining stages, until
+single rows are left to blame: no rows are copied, and no stage that has succeeded runs again.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from headrace.local.columns import Column
+from sidecar.core.failures import Trial
 from sidecar.core.space import Region
 
 ShardKey = tuple[int, int]
@@ -75,12 +76,22 @@ class Piece:
     regions: dict[str, list[Region]]  # producer -> what holds its columns
     slots: dict[str, Slot]  # stage not yet run -> where its output goes
     readers: dict[str, int]  # producer -> stages (and the sink) that have yet to read it
-    deaths: int = 0  # predictors that died executing it
+    failed: dict[str, list[int | None]] = field(default_factory=dict)  # stage -> predictors it failed on, None: gone
+    trial: Trial | None = None  # of the piece that this is a part of
 
     @property
     def rows(self) -> int:
         """Number of rows."""
         return self.end - self.begin
+
+    def failed_on(self, stage: str) -> int | None:
+        """The predictor of `stage` that failed on it last, if that lives."""
+        return self.failed[stage][-1] if stage in self.failed else None
+
+    @property
+    def is_whole(self) -> bool:
+        """It is the batch as it was admitted."""
+        return self.rows == self.batch.rows
 
     @property
     def age(self) -> tuple[int, int]:
@@ -127,4 +138,25 @@ class FeedAgain:
     rows_max: int
 
 
-Action = Send | GiveSpace | Finished | FeedAgain
+@dataclass(frozen=True, slots=True)
+class StageFailed:
+    """No row is to blame for what a stage does.
+
+    Where that is certain, what the stage gave so far is of no use either: no action behind this one may be carried out.
+    Else another worker may know better; it is told once, and the pipeline goes on.
+    """
+
+    blame: Blame
+    why: str
+    is_certain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """End a predictor that fails on everything, though its stage has worked: it may be the one that is broken."""
+
+    stage: str
+    predictor: int
+
+
+Action = Send | GiveSpace | Finished | FeedAgain | StageFailed | Replace

@@ -13,14 +13,15 @@ actions. Rules:
 * A region is dropped when the last stage that reads it is done. One that a dead predictor may still write to is not
   touched before `predictor_ended`, which the host sends only after the whole process group is gone.
 
-Not here: how bytes get there (`sidecar.predictors`), the order of output rows (`sidecar.shard_run`).
+Not here: what becomes of a piece that fails (`failures`), how bytes get there (`sidecar.predictors`), the order of
+output rows (`sidecar.shard_run`).
 """
 
-import heapq
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import count
 
-from headrace.local.columns import TENSOR, Column, aligned
+from headrace.local.columns import Column, aligned
 from headrace.words import SOURCE
 from sidecar.core.batches import (
     Action,
@@ -30,47 +31,18 @@ from sidecar.core.batches import (
     Finished,
     GiveSpace,
     Piece,
+    Replace,
     Send,
     ShardKey,
     Slot,
+    StageFailed,
     StageWiring,
 )
+from sidecar.core.failures import WRONG_ROWS, Budget, StageFailures, Trial, Verdict
+from sidecar.core.pieces import cut
+from sidecar.core.sizes import SLOT_SLACK_BYTES, column_bytes
 from sidecar.core.space import Region, Space
-
-CREDITS = 2
-"""Pieces a predictor may hold: one it executes, one to go on with."""
-DEATHS_MAX = 2
-"""Predictors that may die executing a piece before the piece is blamed and halved."""
-FIRST_GUESS_ROW_BYTES = 64
-"""Of a stage's output, before anything is known of it."""
-FORGET_SHARE = 0.1
-"""Of the difference to a smaller result: after twenty batches a giant one hardly counts."""
-SLOT_SLACK_BYTES = 1024
-"""For aligning the columns of an output."""
-
-
-@dataclass(slots=True, eq=False)
-class _Predictor:
-    pieces: list[int] = field(default_factory=list)  # in the order sent; the first is being executed
-    blocked: bool = False  # keeps a result that doesn't fit
-
-
-@dataclass(slots=True, eq=False)
-class _Stage:
-    wiring: StageWiring
-    row_bytes: float = FIRST_GUESS_ROW_BYTES
-    ready: list[tuple[tuple[int, int], int]] = field(default_factory=list)  # heap of (age, piece)
-    predictors: dict[int, _Predictor] = field(default_factory=dict)
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """What the pipeline knows of a live piece besides the piece."""
-
-    piece: Piece
-    undone: set[str]
-    busy: set[str] = field(default_factory=set)  # stages executing it now
-    blame: Blame | None = None  # halve it, or reject its only row, once no stage is busy with it
+from sidecar.core.stages import CREDITS, Flight, Predictor, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,29 +76,37 @@ class TooLarge:
 class Pipeline:
     """All batches between admission and the sink."""
 
-    def __init__(self, stages: Sequence[StageWiring], sink_reads: frozenset[str], space: Space, window: int) -> None:
-        """`window` bounds the batches between admission and `written`."""
-        self._stages = {wiring.name: _Stage(wiring) for wiring in stages}
+    def __init__(
+        self,
+        stages: Sequence[StageWiring],
+        sink_reads: frozenset[str],
+        space: Space,
+        window: int,
+        budget: Budget,
+    ) -> None:
+        """`window` bounds the batches between admission and `written`, and may be changed; `budget` is that of the
+        job's rejects."""
+        self._stages = {wiring.name: Stage(wiring, StageFailures(budget)) for wiring in stages}
         self._space = space
-        self._window = window
+        self.window = window
         self._readers = {SOURCE: 0} | dict.fromkeys(self._stages, 0)
         for wiring in stages:
             for producer in wiring.producers:
                 self._readers[producer] += 1
         for producer in sink_reads - {SOURCE}:
             self._readers[producer] += 1
-        self._flights: dict[int, _Flight] = {}
+        self._flights: dict[int, Flight] = {}
         self._starving: list[_Want] = []
         self._live = 0
         self._unwritten = 0
         self._next_batch = 0
-        self._next_piece = 0
+        self._numbers = count(1)  # of pieces
 
     # ------------------------------------------------------------------ admission
 
     def expect_output(self, stage: str, row_bytes: float) -> None:
         """What a row of `stage`'s output takes, as its specs say."""
-        self._stages[stage].row_bytes = row_bytes
+        self._stages[stage].size.row_bytes = row_bytes
 
     def fit_rows(self, rows: int, source_row_bytes: float, predictors: int, *, is_wish: bool) -> int:
         """Rows of a batch so that every predictor can have its credits at once: at most `rows`, at least 1.
@@ -134,7 +114,7 @@ class Pipeline:
         If `rows` isn't just a wish, it stays, and more of the arena is used instead.
         """
         batches = 1 + CREDITS * predictors
-        row_bytes = source_row_bytes + sum(stage.row_bytes for stage in self._stages.values())
+        row_bytes = source_row_bytes + sum(stage.size.row_bytes for stage in self._stages.values())
         slack = (1 + len(self._stages)) * SLOT_SLACK_BYTES
         batch_bytes = rows * row_bytes + slack
         if batches * batch_bytes <= self._space.soft:
@@ -148,9 +128,9 @@ class Pipeline:
         self, shard: ShardKey, rows: int, source_bytes: int, age: int | None = None
     ) -> Admission | TooLarge | None:
         """Room for `rows` rows whose source columns take `source_bytes`; None: not now. `age`: of rows fed again."""
-        if self._live >= self._window or self._starving:
+        if self._live >= self.window or self._starving:
             return None
-        sizes = {name: self._slot_bytes(stage, rows) for name, stage in self._stages.items()}
+        sizes = {name: stage.size.slot_bytes(rows) for name, stage in self._stages.items()}
         if self._live and not self._space.fits_softly(aligned(source_bytes) + sum(sizes.values())):
             return None
         taken = self._take_all({SOURCE: source_bytes} | sizes)
@@ -187,7 +167,7 @@ class Pipeline:
         batch = admission.batch
         batch.blamed.update(blamed)
         piece = Piece(
-            number=self._piece_number(),
+            number=next(self._numbers),
             batch=batch,
             begin=0,
             end=batch.rows,
@@ -199,7 +179,7 @@ class Pipeline:
         if piece.readers[SOURCE] == 0:
             self._forget(piece, SOURCE)
         batch.open_pieces = 1
-        flight = _Flight(piece, undone=set(self._stages))
+        flight = Flight(piece, undone=set(self._stages))
         self._flights[piece.number] = flight
         return [*self._advance(flight), *self._dispatch()]
 
@@ -207,21 +187,26 @@ class Pipeline:
 
     def predictor_ready(self, stage: str, predictor: int) -> list[Action]:
         """A predictor can take pieces."""
-        self._stages[stage].predictors[predictor] = _Predictor()
+        self._stages[stage].predictors[predictor] = Predictor()
         return self._dispatch()
 
-    def predictor_ended(self, stage: str, predictor: int, error: str) -> list[Action]:
-        """A predictor and its whole process group are gone; of its pieces only the one it was executing is suspect."""
+    def predictor_ending(self, stage: str, predictor: int) -> None:
+        """A predictor was told to end: it gets no more pieces, and keeps those it has until it is gone."""
+        self._stages[stage].predictors[predictor].ending = True
+
+    def predictor_ended(self, stage: str, predictor: int, kind: str, message: str) -> list[Action]:
+        """A predictor and its whole process group are gone; of its pieces only the one it was executing is suspect.
+
+        `kind` and `message` say how, for the rows that made it end.
+        """
         gone = self._stages[stage].predictors.pop(predictor, None)
         self._starving[:] = [want for want in self._starving if want.predictor != predictor or want.stage != stage]
         actions: list[Action] = []
         for i, number in enumerate(gone.pieces if gone else ()):
             flight = self._flights[number]
             flight.busy.discard(stage)
-            if i == 0:
-                flight.piece.deaths += 1
-                if flight.piece.deaths >= DEATHS_MAX:
-                    flight.blame = flight.blame or Blame(stage, "PredictorDied", error)
+            if i == 0 and gone is not None and not gone.doubted:
+                actions += self._judge(flight, Blame(stage, kind, message), None)
             actions += self._advance(flight)
         return [*actions, *self._move()]
 
@@ -234,6 +219,14 @@ class Pipeline:
         """
         flight = self._returned(stage, predictor, piece)
         done = flight.piece
+        self._stages[stage].failures.came_through()
+        self._stages[stage].predictors[predictor].failed_in_row = 0
+        actions: list[Action] = []
+        if done.trial is not None and done.trial.stage == stage:
+            if done.trial.part_passed():
+                why = "it gives as many rows as it is given for each part of a batch, but not for the batch"
+                actions.append(StageFailed(Blame(stage, WRONG_ROWS, done.trial.message), why, is_certain=True))
+            done.trial = None
         for row, blame in blamed.items():
             done.batch.blamed.setdefault(done.begin + row, blame)
         slot = done.slots.pop(stage)
@@ -242,28 +235,28 @@ class Pipeline:
         self._drop(outgrown)
         done.regions[stage] = [region]
         flight.undone.discard(stage)
-        done.deaths = 0
+        done.failed.pop(stage, None)
         if done.rows:
-            self._learn(self._stages[stage], sum(map(_column_bytes, columns.values())) / done.rows)
+            self._stages[stage].size.learn(sum(map(column_bytes, columns.values())) / done.rows)
         for producer in self._stages[stage].wiring.producers:
             done.readers[producer] -= 1
             if done.readers[producer] == 0:
                 self._forget(done, producer)
         if done.readers[stage] == 0:
             self._forget(done, stage)
-        return [*self._advance(flight), *self._move()]
+        return [*actions, *self._advance(flight), *self._move()]
 
     def failed(self, stage: str, predictor: int, piece: int, kind: str, message: str) -> list[Action]:
         """The stage raised an exception on a piece."""
         flight = self._returned(stage, predictor, piece)
-        flight.blame = flight.blame or Blame(stage, kind, message)
-        return [*self._advance(flight), *self._move()]
+        self._stages[stage].predictors[predictor].failed_in_row += 1
+        return [*self._judge(flight, Blame(stage, kind, message), predictor), *self._advance(flight), *self._move()]
 
     def space_needed(self, stage: str, predictor: int, piece: int, nbytes: int) -> list[Action]:
         """A result takes `nbytes`, more than its slot; the predictor keeps it until it is answered."""
         self._stages[stage].predictors[predictor].blocked = True
         rows = self._flights[piece].piece.rows
-        self._learn(self._stages[stage], nbytes / max(rows, 1))
+        self._stages[stage].size.learn(nbytes / max(rows, 1))
         self._starving.append(_Want(piece, stage, predictor, nbytes))
         return self._move()
 
@@ -291,22 +284,30 @@ class Pipeline:
 
     def queued(self, stage: str) -> int:
         """Pieces waiting for a predictor of `stage`."""
-        return sum(number in self._flights for _, number in self._stages[stage].ready)
+        return self._stages[stage].waiting(self._flights)
 
     # ------------------------------------------------------------------ inside
 
-    def _piece_number(self) -> int:
-        self._next_piece += 1
-        return self._next_piece
+    def _judge(self, flight: Flight, blame: Blame, predictor: int | None) -> list[Action]:
+        """A piece has failed: on `predictor`, or on one that is gone."""
+        piece, stage = flight.piece, self._stages[blame.stage]
+        if piece.batch.cancelled or flight.blame:
+            return []
+        tried = piece.failed.setdefault(blame.stage, [])
+        tried.append(predictor)
+        if predictor is not None and piece.rows == 1 and self._is_doubtful(stage, stage.predictors[predictor]):
+            return [Replace(blame.stage, predictor)]
+        can_move = predictor is None or len(stage.predictors) > 1
+        verdict = stage.failures.verdict(piece.rows, len(tried), is_whole=piece.is_whole, can_move=can_move)
+        if verdict is Verdict.TRY_AGAIN:
+            return []
+        flight.blame = blame
+        if stage.failures.give_up():
+            why = "it failed on every row that it was given, alone or with others"
+            return [StageFailed(blame, why, is_certain=False)]
+        return []
 
-    def _learn(self, stage: _Stage, row_bytes: float) -> None:
-        """Expects the largest results of late: up at once, down slowly, so that one giant row is forgotten again."""
-        stage.row_bytes = max(row_bytes, stage.row_bytes + FORGET_SHARE * (row_bytes - stage.row_bytes))
-
-    def _slot_bytes(self, stage: _Stage, rows: int) -> int:
-        return aligned(int(stage.row_bytes * rows) + SLOT_SLACK_BYTES)
-
-    def _returned(self, stage: str, predictor: int, piece: int) -> _Flight:
+    def _returned(self, stage: str, predictor: int, piece: int) -> Flight:
         holder = self._stages[stage].predictors[predictor]
         holder.pieces.remove(piece)
         holder.blocked = False
@@ -343,7 +344,14 @@ class Pipeline:
         piece.slots.clear()
         piece.columns.clear()
 
-    def _advance(self, flight: _Flight) -> list[Action]:
+    def _is_doubtful(self, stage: Stage, holder: Predictor) -> bool:
+        """Whether a predictor is ended because only another one can tell if it or the rows are bad."""
+        if holder.ending or len(stage.predictors) > 1 or not stage.failures.doubts(holder.failed_in_row):
+            return False
+        holder.ending = holder.doubted = True
+        return True
+
+    def _advance(self, flight: Flight) -> list[Action]:
         """Queues a piece for the stages that can run now, or ends it."""
         piece = flight.piece
         if piece.batch.cancelled or flight.blame:
@@ -352,7 +360,7 @@ class Pipeline:
             del self._flights[piece.number]
             if flight.blame and not piece.batch.cancelled:
                 if piece.rows > 1:
-                    self._halve(flight)
+                    self._cut(flight, flight.blame)
                     return []
                 piece.batch.blamed.setdefault(piece.begin, flight.blame)
             self._release(piece)
@@ -364,9 +372,7 @@ class Pipeline:
         for name in flight.undone - flight.busy:
             stage = self._stages[name]
             if all(producer in piece.columns or producer == SOURCE for producer in stage.wiring.producers):
-                entry = (piece.age, piece.number)
-                if entry not in stage.ready:
-                    heapq.heappush(stage.ready, entry)
+                stage.queue(piece)
         return []
 
     def _ended(self, piece: Piece) -> list[Action]:
@@ -383,38 +389,17 @@ class Pipeline:
         self._unwritten += 1
         return [Finished(batch)]
 
-    def _halve(self, flight: _Flight) -> None:
+    def _cut(self, flight: Flight, blame: Blame) -> None:
         parent = flight.piece
-        middle = parent.begin + parent.rows // 2
-        parent.batch.open_pieces += 1
-        for begin, end in ((parent.begin, middle), (middle, parent.end)):
-            low, high = begin - parent.begin, end - parent.begin
-            half = Piece(
-                number=self._piece_number(),
-                batch=parent.batch,
-                begin=begin,
-                end=end,
-                columns={
-                    producer: {name: column.rows_slice(low, high) for name, column in columns.items()}
-                    for producer, columns in parent.columns.items()
-                },
-                regions={producer: self._share(regions) for producer, regions in parent.regions.items()},
-                slots={name: self._part(slot, low, high, parent.rows) for name, slot in parent.slots.items()},
-                readers=dict(parent.readers),
-            )
-            child = _Flight(half, undone=set(flight.undone))
-            self._flights[half.number] = child
+        bounds = self._stages[blame.stage].failures.cuts(parent.rows)
+        trial = Trial(blame.stage, blame.message, len(bounds)) if blame.kind == WRONG_ROWS else None
+        parent.batch.open_pieces += len(bounds) - 1
+        for part in cut(parent, bounds, self._numbers, self._space):
+            part.trial = trial
+            child = Flight(part, undone=set(flight.undone))
+            self._flights[part.number] = child
             self._advance(child)
         self._release(parent)
-
-    def _part(self, slot: Slot, low: int, high: int, rows: int) -> Slot:
-        def cut(row: int) -> int:
-            return slot.nbytes if row == rows else slot.nbytes * row // rows // 64 * 64
-
-        return Slot(self._share(slot.regions), slot.offset + cut(low), cut(high) - cut(low))
-
-    def _share(self, regions: Sequence[Region]) -> list[Region]:
-        return [self._space.share(region) for region in regions]
 
     def _move(self) -> list[Action]:
         """After anything was freed or came back: serve those who wait, then break a stall if there is one."""
@@ -447,7 +432,7 @@ class Pipeline:
             moving = [predictor for predictor in stage.predictors.values() if not predictor.blocked]
             if any(predictor.pieces for predictor in moving):
                 return False
-            if (moving or not stage.predictors) and any(number in self._flights for _, number in stage.ready):
+            if (moving or not stage.predictors) and stage.waiting(self._flights):
                 return False
         return True
 
@@ -466,32 +451,12 @@ class Pipeline:
     def _dispatch(self) -> list[Action]:
         return [action for stage in self._stages.values() for action in self._dispatch_stage(stage)]
 
-    def _dispatch_stage(self, stage: _Stage) -> Iterator[Action]:
+    def _dispatch_stage(self, stage: Stage) -> Iterator[Action]:
         name = stage.wiring.name
-        while stage.ready:
-            free = [item for item in stage.predictors.items() if len(item[1].pieces) < CREDITS and not item[1].blocked]
-            if not free:
-                return
-            _, number = heapq.heappop(stage.ready)
-            flight = self._flights.get(number)
-            if flight is None or name in flight.busy or name not in flight.undone:
-                continue  # ended or halved since it was queued
-            predictor, holder = min(free, key=lambda item: len(item[1].pieces))
-            holder.pieces.append(number)
-            flight.busy.add(name)
-            piece = flight.piece
+        for predictor, piece in stage.assign(self._flights):
             slot = piece.slots[name]
             inputs = {
                 feed: tuple(piece.columns[producer][column] for producer, column in columns)
                 for feed, columns in stage.wiring.feeds
             }
-            yield Send(name, predictor, number, piece.rows, inputs, slot.offset, slot.nbytes)
-
-
-def _column_bytes(column: Column) -> int:
-    nbytes = aligned(column.nbytes)
-    if column.kind != TENSOR:
-        nbytes += aligned(column.data_nbytes)
-    if column.validity_offset >= 0:
-        nbytes += aligned(column.rows)
-    return nbytes
+            yield Send(name, predictor, piece.number, piece.rows, inputs, slot.offset, slot.nbytes)

@@ -22,6 +22,10 @@ class Terms:
     def renewed(self, asked_at: float, heard_at: float) -> None:
         """The coordinator answered at `heard_at` a call begun at `asked_at`."""
         self.trusted_until = max(self.trusted_until, asked_at + self.lease_ttl_s * (1 - MARGIN_SHARE))
+        self.heard(heard_at)
+
+    def heard(self, heard_at: float) -> None:
+        """The coordinator answered, but took nothing of what was said: it must be told who this is."""
         self.heard_at = heard_at
 
     def is_trusted(self, now: float) -> bool:
