@@ -3,7 +3,7 @@
 Run: ``python benchmarks/handover.py [--batches N] [--rounds R]``. Stages: an identity in Python, and a tiny ONNX model
 (x + 1), over 1,024 rows of 32 float32. One batch at a time (the latency of the whole way, less the stage's own time as
 the predictor measures it), then with both credits used (the time between results, less the same).
-Targets (benchmarks.md): hand-over p50 ≤ 60 µs; copies into the warm arena ≥ 0.9 of memcpy.
+Targets (README.md): hand-over p50 ≤ 60 µs; copies into the warm arena ≥ 0.9 of memcpy.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from headrace.local.arena import Allocator
 from headrace.local.columns import DTYPES, TENSOR, Column
 from headrace.local.messages import Specs, StageError
 from headrace.program import Ref, StageInput, StageProgram
@@ -40,8 +41,9 @@ class Round:
         self._sent: dict[int, float] = {}
         self._ahead = 1
         self._last = 0.0
-        self._inputs = [arena.allocator.allocate(NBYTES) for _ in range(CREDITS)]
-        self._outputs = [arena.allocator.allocate(NBYTES + 4096) for _ in range(CREDITS)]
+        allocator = Allocator(arena.size)
+        self._inputs = [allocator.allocate(NBYTES) for _ in range(CREDITS)]
+        self._outputs = [allocator.allocate(NBYTES + 4096) for _ in range(CREDITS)]
 
     def begin(self, batches: int, ahead: int) -> None:
         self.done = asyncio.get_running_loop().create_future()

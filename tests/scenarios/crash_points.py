@@ -1,8 +1,9 @@
 """Kills a part of this process at a chosen step: from there on, nothing it does to its output or journal happens.
 
-A step is a change of the file system below one folder (seen through Python's audit events, before it happens) or a
-write of the journal (before it, and after it). Threads of a dead part run on, but every further step of theirs fails
-too: what lies on the disk is what a `kill -9` at that point leaves.
+A step is a change of the file system below one folder, or a request that changes a bucket below one prefix (both seen
+through Python's audit events, before they happen), or a write of the journal (before it, and after it). Threads of a
+dead part run on, but every further step of theirs fails too: what lies on the disk or in the bucket is what a `kill -9`
+at that point leaves.
 """
 
 import contextlib
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from coordinator.core.facts import Fact
@@ -54,9 +54,9 @@ class Part:
 
 @dataclass
 class Watch:
-    """Whose steps below `folder` are counted."""
+    """Whose steps below `place` are counted: a folder, or ``/BUCKET/PREFIX`` of an S3 server."""
 
-    folder: str
+    place: str
     coordinator: Part
     worker: Part
 
@@ -66,10 +66,10 @@ _is_worker: ContextVar[bool] = ContextVar("is_worker", default=False)
 
 
 @contextlib.contextmanager
-def watching(folder: Path, coordinator: Part, worker: Part) -> Iterator[None]:
-    """Counts the steps of both parts below the folder."""
+def watching(place: str, coordinator: Part, worker: Part) -> Iterator[None]:
+    """Counts the steps of both parts below a folder, or below ``s3://BUCKET/PREFIX``."""
     _install()
-    _watches.append(Watch(str(folder), coordinator, worker))
+    _watches.append(Watch(place.replace("s3:/", "", 1), coordinator, worker))
     try:
         yield
     finally:
@@ -111,13 +111,30 @@ def _install() -> None:
 
 
 def _hear(event: str, args: tuple[Any, ...]) -> None:
-    if not _watches or event not in CHANGES:
+    if not _watches:
         return
     (watch,) = _watches
+    if event == "http.client.send" and isinstance(args[1], bytes):
+        _hear_request(watch, args[1])
+    if event not in CHANGES:
+        return
     if event == "open" and (isinstance(args[0], int) or not args[2] & os.O_CREAT):
         return
     path = os.fsdecode(args[0])
-    if os.path.isabs(path) and not path.startswith(watch.folder):
+    if os.path.isabs(path) and not path.startswith(watch.place):
         return
     part = watch.worker if _is_worker.get() else watch.coordinator
     part.step(f"{event} {os.path.basename(path)}")
+
+
+def _hear_request(watch: Watch, head: bytes) -> None:
+    method, _, rest = head.partition(b" ")
+    if method not in (b"PUT", b"POST", b"DELETE"):
+        return
+    target = rest.partition(b" ")[0].decode()
+    path, _, query = target.partition("?")
+    if not path.startswith(f"{watch.place}/") and not (query == "delete" and watch.place.startswith(f"{path}/")):
+        return
+    # Parts are sent by threads that don't know for whom; only workers send those of data and rejects.
+    is_worker = _is_worker.get() or ("/part-" in path and "partNumber=" in query)
+    (watch.worker if is_worker else watch.coordinator).step(f"{method.decode()} {target.rpartition('/')[2]}")

@@ -6,14 +6,16 @@ never did, half by each, revoked because its staging was gone, and a prefix that
 
 import asyncio
 import collections
+import dataclasses
 import hashlib
 import itertools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +29,14 @@ from coordinator.job_desk import JobDesk
 from coordinator.submission import PlannedJob, Submission, plan_job
 from coordinator.verify import verify
 from coordinator.worker_desk import WorkerDesk
-from headrace.errors import BadJob
-from headrace.publish import REJECTED, part_name, publish, staged_name
+from headrace.errors import BadJob, HeadraceError
+from headrace.program import StorageOptions
+from headrace.publish import REJECTED, part_name
+from headrace.stores import open_store
+from headrace.stores.port import Growing, OutputStore
 from headrace.words import Epoch, Incarnation, ShardId, WorkerName
 from tests.contract.coordinator_fixture import job_text
+from tests.object_store.bucket_fixture import TestBucket
 from tests.scenarios.crash_points import KillableJournal, Killed, Part, as_worker, watching
 
 UNITS = 292  # bytes of the source, each of which stands for a row here
@@ -63,11 +69,12 @@ class Worker:
 
     desk: WorkerDesk
     incarnation: Incarnation
-    output: Path
+    output: "Lying"
     held: dict[tuple[int, int], Grant] = field(default_factory=dict)
     wishes: dict[tuple[int, int], CommitAsked] = field(default_factory=dict)
     published: list[tuple[ShardId, Epoch]] = field(default_factory=list)
-    staging: Path = Path()
+    staged: dict[str, Growing] = field(default_factory=dict)
+    store: OutputStore | None = None
     uid: str = ""
     term: int = 0
     sequence: int = 0
@@ -81,7 +88,8 @@ class Worker:
             return False
         if self.uid not in ("", welcome.job_uid):
             raise JobOver
-        self.term, self.staging, self.uid = welcome.term, Path(welcome.staging), welcome.job_uid
+        self.term, self.uid = welcome.term, welcome.job_uid
+        self.store = open_store(self.output.uri, self.uid, self.output.storage, welcome.staging)
         kept = {(held.shard, held.epoch) for held in welcome.keep}
         self.held = {key: grant for key, grant in self.held.items() if key in kept}
         return True
@@ -110,8 +118,7 @@ class Worker:
                 wish = self.wishes.pop((verdict.shard, verdict.epoch))
                 self.held.pop((verdict.shard, verdict.epoch), None)
                 if verdict.outcome == STALE:
-                    for file in wish.files:
-                        (self.staging / staged_name(file.name)).unlink(missing_ok=True)
+                    self.discard(wish)
                 else:
                     assert verdict.outcome == "ACCEPTED", verdict
                     self.publish(wish, is_held=verdict.reason == HELD_OUTPUT)
@@ -133,36 +140,75 @@ class Worker:
             name = part_name(grant.shard, self.uid, grant.epoch, self.incarnation, ".jsonl")
             name = f"{REJECTED}/{name}" if kind == "rejects" else name
             text = "".join(f'{{"n":{unit}}}\n' for unit in units).encode()
-            (self.staging / staged_name(name)).write_bytes(text)
+            assert self.store is not None
+            self.staged[name] = self.store.stage(name)
+            self.staged[name].append(memoryview(text))
+            staged = self.staged[name].finish()
             digest = hashlib.blake2b(text, digest_size=16).hexdigest()
-            files.append(OutputFile(name, kind, len(text), digest, len(units)))
+            files.append(OutputFile(name, kind, len(text), digest, len(units), staged))
         counts = RowCounts(len(rows) + len(rejected), 0, len(rows), len(rejected))
         self.wishes[grant.shard, grant.epoch] = CommitAsked(
-            grant.shard, grant.epoch, grant.begin, end, counts, tuple(files)
+            grant.shard, grant.epoch, grant.begin, end, counts, tuple(files), '[["n","int64"]]'
         )
 
     def publish(self, wish: CommitAsked, *, is_held: bool) -> None:
         is_first = wish.epoch == 1
         if is_first and wish.begin == GONE:
-            for file in wish.files:
-                (self.staging / staged_name(file.name)).unlink(missing_ok=True)
+            self.discard(wish)
             return
         if is_held or (is_first and wish.begin == SILENT):
             return
         for file in wish.files[: 1 if is_first and wish.begin == HALF else None]:
-            staged = self.staging / staged_name(file.name)
-            publish(staged, self.output / file.name, file.size, file.digest)
+            assert self.store is not None
+            self.store.publish(file)
         if not (is_first and wish.begin == HALF):
             self.published.append((wish.shard, wish.epoch))
+
+    def discard(self, wish: CommitAsked) -> None:
+        for file in wish.files:
+            self.staged[file.name].discard()
+
+
+@dataclass(frozen=True)
+class Lying:
+    """Where the output lies, looked at with means that know nothing of stores."""
+
+    uri: str
+    storage: StorageOptions = field(default_factory=StorageOptions)
+    bucket: TestBucket | None = None
+
+    def files(self) -> dict[str, bytes]:
+        if self.bucket is None:
+            folder = Path(self.uri)
+            found = [path for path in folder.rglob("*") if path.is_file()]
+            return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+        below = self.uri.removeprefix(f"s3://{self.bucket.name}/")
+        return {key.removeprefix(f"{below}/"): body for key, body in self.bucket.objects(f"{below}/").items()}
+
+    def folders(self) -> set[str]:
+        """Folders that readers don't see, where a store has folders."""
+        return {path.name for path in Path(self.uri, "_headrace").glob("*/")} if self.bucket is None else {"rejected"}
+
+    def copy_of(self, other: "Lying") -> None:
+        """Becomes what the other is."""
+        if self.bucket is None:
+            shutil.copytree(other.uri, self.uri)
+            return
+        below, theirs = (place.uri.removeprefix(f"s3://{self.bucket.name}/") for place in (self, other))
+        for name in other.files():
+            source = {"Bucket": self.bucket.name, "Key": f"{theirs}/{name}"}
+            self.bucket.client.copy_object(Bucket=self.bucket.name, Key=f"{below}/{name}", CopySource=source)
 
 
 class Story:
     """One job in one folder, over the lives of coordinators and workers."""
 
-    def __init__(self, folder: Path, mode: str) -> None:
+    def __init__(self, folder: Path, output: Lying, mode: str) -> None:
         self.folder = folder
-        self.output = folder / "out"
-        self.manifest = job_text(folder, name=NAME, mode=mode, errors={"maxRejected": "100%"})
+        self.output = output
+        job = json.loads(job_text(folder, name=NAME, mode=mode, errors={"maxRejected": "100%"}))
+        job["spec"]["sink"] |= {"uri": output.uri, "storage": dataclasses.asdict(output.storage)}
+        self.manifest = json.dumps(job)
         self.clock = Clock()
         self.worker: Worker | None = None
         self._incarnations = map("i{:07}".format, itertools.count())
@@ -172,7 +218,7 @@ class Story:
         KillableJournal.part = Part()
         journal = KillableJournal.open(self.folder / "ledger.sqlite")
         try:
-            with watching(self.output, coordinator, worker):
+            with watching(self.output.uri, coordinator, worker):
                 KillableJournal.part = coordinator
                 return asyncio.run(self._live(journal, coordinator, worker, again))
         finally:
@@ -208,7 +254,7 @@ class Story:
                 await self._turn(workers)
             except JobOver:
                 self.worker = None
-            except Killed:
+            except (Killed, HeadraceError, OSError):  # a dead part's requests to a bucket fail in other words
                 if not worker.is_dead:
                     raise
                 worker.is_dead, worker.dies_at, self.worker = False, None, None
@@ -241,30 +287,74 @@ def plan_in_parts(submission: Submission, **fields: object) -> PlannedJob:
     return PlannedJob(replace(plan.planned, shards=len(ENDS)), plan.dataset, np.array(ENDS, np.int64))
 
 
-def rows_read_by_a_stranger(output: Path) -> collections.Counter[int]:
+def rows_read_by_a_stranger(files: Mapping[str, bytes]) -> collections.Counter[int]:
     """What somebody sees who knows nothing of manifests, rows and rejects together."""
-    files = [path for path in output.iterdir() if path.is_file() and not path.name.startswith(("_", "."))]
-    files += (output / REJECTED).iterdir()
-    return collections.Counter(json.loads(line)["n"] for path in files for line in path.read_text().splitlines())
+    bodies = [
+        body
+        for name, body in files.items()
+        if name.startswith(REJECTED) or ("/" not in name and not name.startswith(("_", ".")))
+    ]
+    return collections.Counter(json.loads(line)["n"] for body in bodies for line in body.splitlines())
 
 
 def check_complete(story: Story, times: int) -> None:
     output = story.output
-    found = verify(output)
+    found = verify(output.uri, output.storage)
     assert found.is_proven, found.findings
-    assert rows_read_by_a_stranger(output) == dict.fromkeys(range(UNITS), times)
-    left = [path.name for path in (output / "_headrace").iterdir() if not path.name.startswith((".", "manifest-"))]
-    assert left == ["rejected"]
-    success = json.loads((output / "_SUCCESS").read_bytes())
+    files = output.files()
+    assert rows_read_by_a_stranger(files) == dict.fromkeys(range(UNITS), times)
+    left = {name.split("/")[1] for name in files if name.startswith("_headrace/") and "/manifest-" not in name}
+    assert {name for name in left if not name.startswith(".")} | output.folders() == {"rejected"}
+    assert output.bucket is None or not output.bucket.uploads()
+    success = json.loads(files["_SUCCESS"])
     assert f"_headrace/{found.manifests[0]}" == success["manifest"]
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder in memory where there is one: these tests sync thousands of files."""
+@dataclass
+class Scene:
+    """Where stories happen: a folder for ledgers, and for outputs that don't lie in `bucket`."""
+
+    folder: Path
+    bucket: TestBucket | None
+    stories: int = 0
+
+    @property
+    def stride(self) -> int:
+        """Of how many places to die one is tried, if less than all: a request costs more than a system call."""
+        return 1 if self.bucket is None else 13
+
+    def output(self, story: str) -> Lying:
+        if self.bucket is None:
+            return Lying(str(self.folder / story / "out"))
+        self.stories += 1
+        return Lying(f"s3://{self.bucket.name}/{story}-{self.stories}/out", self.bucket.storage, self.bucket)
+
+    @cached_property
+    def template(self) -> Lying:
+        """A complete output."""
+        folder = self.folder / "template"
+        folder.mkdir()
+        before = Story(folder, self.output("template"), "fail")
+        assert before.live(Part(), Part()) == "Succeeded"
+        return before.output
+
+    def fresh(self, mode: str) -> Story:
+        """A story whose output has a complete job in it, but in mode `fail`."""
+        folder = self.folder / "job"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        output = self.output("job")
+        if mode != "fail":
+            output.copy_of(self.template)
+        return Story(folder, output, mode)
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.slow)])
+def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """In memory where it can be: these tests sync thousands of files."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None, prefix="headrace-test-") as folder:
-        yield Path(folder)
+        yield Scene(Path(folder), request.getfixturevalue("bucket") if request.param == "s3" else None)
 
 
 @pytest.fixture(params=["fail", "append", "replace"])
@@ -272,34 +362,20 @@ def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def fresh(folder: Path, mode: str) -> Story:
-    """A story whose output has a complete job in it, but in mode `fail`."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    template = folder.with_name("template")
-    if mode != "fail":
-        if not template.exists():
-            template.mkdir()
-            before = Story(template, "fail")
-            assert before.live(Part(), Part()) == "Succeeded"
-        shutil.copytree(template / "out", folder / "out")
-    return Story(folder, mode)
-
-
 def times_complete(mode: str) -> int:
     return 2 if mode == "append" else 1
 
 
-def test_nobody_dies(place: Path, mode: str) -> None:
-    story = fresh(place / "job", mode)
+def test_nobody_dies(scene: Scene, mode: str) -> None:
+    story = scene.fresh(mode)
     assert story.live(Part(), Part()) == "Succeeded"
     check_complete(story, times_complete(mode))
 
 
 @pytest.mark.parametrize("worker_survives", [True, False])
-def test_a_coordinator_killed_at_any_step_is_continued(place: Path, mode: str, worker_survives: bool) -> None:
-    for step in itertools.count(worker_survives, 2):
-        story = fresh(place / "job", mode)
+def test_a_coordinator_killed_at_any_step_is_continued(scene: Scene, mode: str, worker_survives: bool) -> None:
+    for step in itertools.count(worker_survives, 2 * scene.stride):
+        story = scene.fresh(mode)
         coordinator = Part(dies_at=step)
         phase = story.live(coordinator, Part())
         if coordinator.is_dead:
@@ -313,26 +389,27 @@ def test_a_coordinator_killed_at_any_step_is_continued(place: Path, mode: str, w
             return
 
 
-def test_a_job_killed_at_any_step_can_start_anew(place: Path, mode: str) -> None:
-    for step in itertools.count(0, 3):
-        story = fresh(place / "job", mode)
+def test_a_job_killed_at_any_step_can_start_anew(scene: Scene, mode: str) -> None:
+    for step in itertools.count(0, 3 * scene.stride):
+        story = scene.fresh(mode)
         coordinator = Part(dies_at=step)
         story.live(coordinator, Part())
         if not coordinator.is_dead:
             return
-        was_complete = (story.output / "_SUCCESS").exists() and not (story.output / "_headrace/claim.json").exists()
+        files = story.output.files()
+        was_complete = "_SUCCESS" in files and "_headrace/claim.json" not in files
         try:
             phase = story.live(Part(), Part(), again=True)
         except BadJob:
             assert (mode, was_complete) == ("fail", True)  # it isn't empty
             phase = "Succeeded"
         assert phase == "Succeeded", coordinator.steps[-3:]
-        check_complete(story, len(verify(story.output).manifests))
+        check_complete(story, len(verify(story.output.uri, story.output.storage).manifests))
 
 
-def test_a_coordinator_killed_while_a_job_starts_anew_is_continued(place: Path, mode: str) -> None:
-    for step in itertools.count(0, 4):
-        story = fresh(place / "job", mode)
+def test_a_coordinator_killed_while_a_job_starts_anew_is_continued(scene: Scene, mode: str) -> None:
+    for step in itertools.count(0, 4 * scene.stride):
+        story = scene.fresh(mode)
         story.live(Part(dies_at=32), Part())
         coordinator = Part(dies_at=step)
         phase = story.live(coordinator, Part(), again=True)
@@ -344,9 +421,9 @@ def test_a_coordinator_killed_while_a_job_starts_anew_is_continued(place: Path, 
             return
 
 
-def test_a_worker_killed_at_any_step_is_replaced(place: Path, mode: str) -> None:
-    for step in itertools.count():
-        story = fresh(place / "job", mode)
+def test_a_worker_killed_at_any_step_is_replaced(scene: Scene, mode: str) -> None:
+    for step in itertools.count(0, scene.stride):
+        story = scene.fresh(mode)
         worker = Part(dies_at=step)
         assert story.live(Part(), worker) == "Succeeded"
         check_complete(story, times_complete(mode))
@@ -355,13 +432,13 @@ def test_a_worker_killed_at_any_step_is_replaced(place: Path, mode: str) -> None
             return
 
 
-def test_a_ledger_behind_its_output_stops_the_job(place: Path) -> None:
-    story = fresh(place / "job", "fail")
+def test_a_ledger_behind_its_output_stops_the_job(scene: Scene) -> None:
+    story = scene.fresh("fail")
     story.live(Part(dies_at=14), Part())
     ledger = {path: path.read_bytes() for path in story.folder.glob("ledger.sqlite*")}
     published = Part(dies_at=30)
     story.live(published, Part())
-    assert list(story.output.glob("part-*"))
+    assert any(name.startswith("part-") for name in story.output.files())
     for path in story.folder.glob("ledger.sqlite*"):
         path.unlink()
     for path, body in ledger.items():

@@ -1,0 +1,198 @@
+"""Jobs on real processes under `headrace chaos`, round after round, each checked by `headrace verify` and by hand.
+
+    python -m tests.scenarios.chaos.rounds [--faults 1000] [--seed N] [--folder F]
+
+prints its seed first, one line per round, and the recovery times of all rounds at the end. One round is one job over
+some 100,000 ids; what it is made of (format, workers, predictors, shards) is drawn from the seed. The check reads input
+and output with pyarrow alone and compares every id.
+"""
+
+import argparse
+import json
+import math
+import os
+import secrets
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from tests.integration.faults_fixture import Faults
+from tests.integration.run_fixture import HEADRACE
+
+ROUND_TIMEOUT_S = 300.0
+ROWS_PER_FILE = 20_000
+WIDTH = 32
+
+STAGE = '''
+import time
+
+
+class Slow:
+    """Three times the id and one, after a pause that lets faults fall."""
+
+    def __init__(self, pause_s):
+        self.pause_s = pause_s
+
+    def __call__(self, batch):
+        time.sleep(self.pause_s)
+        return {"y": batch["id"] * 3 + 1}
+'''
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one job is made of."""
+
+    seed: int
+    rows: int
+    format: str
+    workers: int
+    predictors: int
+    mode: str
+
+    @staticmethod
+    def drawn(seed: int) -> "Round":
+        """From its seed alone."""
+        random = Random(seed)
+        return Round(
+            seed=seed,
+            rows=random.randrange(60_000, 120_000),
+            format=random.choice(("parquet", "csv")),
+            workers=random.choice((2, 2, 3)),
+            predictors=random.choice((1, 2)),
+            mode=random.choice(("fail", "fail", "replace")),
+        )
+
+
+class RoundFailed(AssertionError):
+    """A round that lost something, or didn't end; its folder is kept."""
+
+
+def play(folder: Path, round_: Round, *, pause_s: float, every_s: float = 0.1) -> dict[str, Any]:
+    """Runs one round in `folder`, which must not exist; gives the document of `headrace chaos`."""
+    site = Faults(folder)
+    job = write_job(site, round_)
+    arguments = ["--workers", str(round_.workers), "--seed", str(round_.seed), "--every", str(every_s)]
+    arguments += ["--pause", str(pause_s), "--together", "3", "--state", str(site.state), "-o", "json"]
+    done = subprocess.run(
+        [HEADRACE, "chaos", str(job), *arguments],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(site.temporary)},
+        capture_output=True,
+        text=True,
+        timeout=ROUND_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RoundFailed(f"{round_} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+    document: dict[str, Any] = json.loads(done.stdout)
+    if not document["is_nothing_lost"]:
+        raise RoundFailed(f"{round_}: {document['findings']}")
+    verified = subprocess.run([HEADRACE, "verify", str(site.out)], capture_output=True, text=True, check=False)
+    if verified.returncode != 0:
+        raise RoundFailed(f"{round_}: {verified.stdout}{verified.stderr}")
+    check_ids(folder, round_)
+    return document
+
+
+def write_job(site: Faults, round_: Round) -> Path:
+    """The round's input and job file."""
+    (site.folder / "slow.py").write_text(STAGE)
+    (site.folder / "in").mkdir()
+    for number, first in enumerate(range(0, round_.rows, ROWS_PER_FILE)):
+        ids = np.arange(first, min(first + ROWS_PER_FILE, round_.rows))
+        noise = np.random.default_rng(number).standard_normal(len(ids))
+        table = pa.table({"id": ids, **{f"f{i}": noise + i for i in range(WIDTH)}})
+        path = site.folder / "in" / f"{number:03d}.{round_.format}"
+        if round_.format == "csv":
+            pyarrow.csv.write_csv(table, path)
+        else:
+            pq.write_table(table, path, row_group_size=4096)
+    csv = {"csv": {"lineBreaksInFields": False}} if round_.format == "csv" else {}
+    if round_.mode == "replace":
+        site.out.mkdir()
+        pq.write_table(pa.table({"id": [-1]}), site.out / "old.parquet")
+    return site.job(
+        source={"format": round_.format, "uri": f"in/*.{round_.format}", **csv},
+        pipeline=[
+            {
+                "name": "slow",
+                "python": "slow:Slow",
+                "inputs": {"id": "source.id", "x": [f"source.f{i}" for i in range(WIDTH)]},
+                "config": {"pause_s": 0.15},
+                "predictors": {"min": round_.predictors, "max": round_.predictors},
+            }
+        ],
+        sink={"columns": {"id": "source.id", "y": "slow.y"}, "mode": round_.mode},
+    )
+
+
+def check_ids(folder: Path, round_: Round) -> None:
+    """Every id of the input is in the output once, with its own result; read with pyarrow alone.
+
+    Raises:
+        RoundFailed: one is missing, there twice, or wrong.
+    """
+    read = pyarrow.csv.read_csv if round_.format == "csv" else pq.read_table
+    given = np.concatenate([read(path)["id"].to_numpy() for path in sorted((folder / "in").iterdir())])
+    tables = [pq.read_table(path) for path in (folder / "out").glob("*.parquet")]
+    ids = np.concatenate([table["id"].to_numpy() for table in tables])
+    results = np.concatenate([table["y"].to_numpy() for table in tables])
+    found, counts = np.unique(ids, return_counts=True)
+    if not np.array_equal(found, np.unique(given)) or counts.max() > 1:
+        missing, twice = np.setdiff1d(given, found), found[counts > 1]
+        raise RoundFailed(f"{round_}: missing {missing[:10]} ({len(missing)}), twice {twice[:10]} ({len(twice)})")
+    if not np.array_equal(results, ids * 3 + 1):
+        raise RoundFailed(f"{round_}: wrong results for {ids[results != ids * 3 + 1][:10]}")
+
+
+def main() -> int:
+    """The long form."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.scenarios.chaos.rounds",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--faults", type=int, default=1000, help="go on until so many fell (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=None, help="of the first round; each next one adds 1")
+    parser.add_argument(
+        "--pause", type=float, default=12.0, help="longest SIGSTOP in seconds; leases last 8 (default: %(default)s)"
+    )
+    parser.add_argument("--folder", type=Path, default=None, help="where the rounds' folders go (default: temporary)")
+    options = parser.parse_args()
+    seed = secrets.randbelow(2**31) if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    root = options.folder or Path(tempfile.mkdtemp(prefix="headrace-chaos-"))
+    times: dict[str, list[float]] = {}
+    fell = 0
+    while fell < options.faults:
+        round_ = Round.drawn(seed)
+        folder, begun = root / f"round-{seed}", time.monotonic()
+        document = play(folder, round_, pause_s=options.pause)
+        shutil.rmtree(folder)
+        fell += len(document["faults"])
+        for fault in document["faults"]:
+            times.setdefault(fault["kind"], []).extend([fault["recovered_s"]] * (fault["recovered_s"] is not None))
+        print(f"{fell:5d} faults, {time.monotonic() - begun:5.1f} s: {round_}", flush=True)
+        seed += 1
+    for kind, seconds in sorted(times.items()):
+        if seconds:
+            p99 = sorted(seconds)[math.ceil(0.99 * len(seconds)) - 1]
+            print(f"{kind:<18} {len(seconds):4d} times, median {statistics.median(seconds):.2f} s, p99 {p99:.2f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
