@@ -10,12 +10,15 @@ publishing (`coordinator.finish`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
 import structlog
 
+from coordinator.core import pace
 from coordinator.core.facts import CommitDecided, Ended, EpochEnded, Fact, JobChanged, OutputStep, TermRaised
 from coordinator.core.ledger import Ledger
+from coordinator.counters import Counters
 from coordinator.exchange import Seat
 from coordinator.finish import finish, publish_due
 from coordinator.group_commit import GroupCommit
@@ -23,14 +26,13 @@ from coordinator.job_run import OUTPUT_COMMITTED, JobRun
 from coordinator.jobs import JobState, budget_fault, failure_reason, nothing_came_out
 from coordinator.journal import CHECKPOINT_FACTS, Journal, JournalDamaged
 from coordinator.manifest import ManifestDamaged
-from coordinator.metrics import Counters
-from headrace.errors import BadJob, HeadraceError, SinkError
+from headrace.errors import BadJob, HeadraceError, SinkError, SinkUnavailable
 from headrace.words import Epoch, Reason, ShardId, ShardState, WorkerName
 
 log = structlog.get_logger()
 
-LEASE_TTL_S = 10.0
-"""A worker that is silent for so long has lost its leases."""
+LEASE_TTL_S = 8.0
+"""A worker that is silent for so long has lost its leases; others have them within ten seconds of its last word."""
 TICK_S = 0.2
 LATE_S = 1.0
 """A tick that comes later by more than this means that we slept, not that workers are silent."""
@@ -40,6 +42,8 @@ CLEARED = "cleared"
 """The output step after which nothing of a forgotten job is left in its output."""
 PUBLISH_TRIES = 5
 PUBLISH_BACKOFF_S = 0.5
+OF_THE_FINISH = ShardId(-1)
+"""Stands for the finish where outages are told apart by shard."""
 
 
 class NoSuchJob(HeadraceError):
@@ -60,13 +64,16 @@ class Driver:
             JournalDamaged: the ledger isn't what was written.
         """
         self.now = clock
-        self.lease_ttl_s = lease_ttl_s
+        self._lease_ttl_s = lease_ttl_s
         self.path = journal.path
         self.ledger = Ledger()
         try:
             for number, fact in journal.replay():
                 self.ledger.apply(fact, number)
-            self.ledger.restart(clock(), lease_ttl_s)
+            # Its seats are empty, but these workers will be back, as rarely as a fleet of their number may call.
+            self._returning = len({lease.worker for job in self.ledger.jobs.values() for lease in job.table.leases()})
+            self._returned_by = clock() + pace.lease_ttl_s(self._returning, lease_ttl_s)
+            self.ledger.restart(clock(), pace.lease_ttl_s(self._returning, lease_ttl_s))
         except (ValueError, KeyError) as error:
             raise JournalDamaged(f"{journal.path} holds facts that don't follow from one another: {error}") from error
         self.term = self.ledger.term + 1
@@ -110,6 +117,16 @@ class Driver:
         await self.commits.close()
 
     # ------------------------------------------------------------------ for the desks
+
+    @property
+    def fleet(self) -> int:
+        """How many workers call, or are about to."""
+        return max(len(self.seats), self._returning)
+
+    @property
+    def lease_ttl_s(self) -> float:
+        """How long a lease lasts without a call of its worker."""
+        return pace.lease_ttl_s(self.fleet, self._lease_ttl_s)
 
     def record(self, facts: Iterable[Fact]) -> None:
         """Takes facts that are applied already; counts what metrics want to know."""
@@ -160,8 +177,9 @@ class Driver:
         try:
             await asyncio.to_thread(run.output.claim)
             if (await asyncio.to_thread(run.output.last_manifest))[0] != run.plan.sink.number - 1:
-                raise SinkError(f"Another job finished in {run.output.folder} meanwhile; submit this one again.")
+                raise SinkError(f"Another job finished in {run.output.place} meanwhile; submit this one again.")
             await asyncio.to_thread(run.output.prepare)
+            self.record(run.table.agree(run.plan.sink.schema))
         except (BadJob, SinkError) as error:
             self.change(run, JobState.REFUSED, message=str(error))
             await self.clear(run)
@@ -183,13 +201,9 @@ class Driver:
         """The job's workers that aren't lost."""
         return [seat for seat in self.seats.values() if seat.job_uid == run.uid and not seat.is_lost]
 
-    def spawn(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Runs a task of this driver; its error ends the process."""
-
-        async def guarded() -> None:
-            await work
-
-        task = asyncio.create_task(guarded(), name=name)
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
         return task
@@ -219,9 +233,12 @@ class Driver:
                 seat.seen_at += late_s
             for run in self.runs.values():
                 run.table.shift_deadlines(late_s)
+        if now > self._returned_by:
+            self._returning = 0
+        lease_ttl_s = self.lease_ttl_s
         for seat in list(self.seats.values()):
             silent_s = now - seat.seen_at
-            if silent_s > self.lease_ttl_s and not seat.is_lost:
+            if silent_s > lease_ttl_s and not seat.is_lost:
                 self._lose(seat)
             if silent_s > FORGET_AFTER_S:
                 del self.seats[seat.name]
@@ -254,15 +271,19 @@ class Driver:
         for shard, epoch in run.table.publishes_due(self.now()):
             run.publishing.add(shard)
             self.spawn(self._publish(run, shard, epoch), f"publish {shard}")
-        if run.state is not JobState.RUNNING or run.finishing is not None:
+        if run.state is not JobState.RUNNING or run.finishing is not None or run.is_unchecked:
             return
         rows = run.table.rows
-        fault = budget_fault(run.program.errors, rows.read + run.rows_read_live, rows.rejected + run.rows_rejected_live)
+        fault = budget_fault(
+            run.program.errors,
+            read=rows.read + rows.corrupt + run.rows_read_live,
+            rejected=rows.rejected + rows.corrupt + run.rows_rejected_live,
+        )
         if fault:
             self._fail_of_rejects(run, fault)
         elif run.table.counts.quarantined and run.options.on_quarantine == "fail":
             self._fail_quarantined(run)
-        elif run.table.is_finished and not run.publishing:
+        elif run.table.is_finished and not run.publishing and run.output_breaker.allows(self.now()):
             run.finishing = self.spawn(self._finish(run), f"finish {run.name}")
 
     def _fail_of_rejects(self, run: JobRun, fault: str) -> None:
@@ -275,27 +296,43 @@ class Driver:
         self.fail(run, reason, f"Shard {view.shard} failed {view.attempts} times, last: {view.error}")
 
     async def _publish(self, run: JobRun, shard: ShardId, epoch: Epoch) -> None:
+        failures = 0
         try:
-            for attempt in range(PUBLISH_TRIES):
+            while True:
+                began = self.now()
                 try:
                     await publish_due(run, shard, epoch, self.commits, self)
+                except SinkUnavailable as error:
+                    pause_s = self._note_outage(run, shard, began, error)
+                    if run.state is not JobState.RUNNING:
+                        return  # what is due is due again when the job goes on
                 except SinkError as error:
-                    log.warning("publish failed", job=run.name, shard=shard, attempt=attempt, error=str(error))
-                    if attempt == PUBLISH_TRIES - 1:
+                    failures += 1
+                    log.warning("publish failed", job=run.name, shard=shard, failures=failures, error=str(error))
+                    if failures == PUBLISH_TRIES:
                         self.fail(run, Reason.SINK_FAILED, str(error))
                         return
-                    await asyncio.sleep(PUBLISH_BACKOFF_S * 2**attempt)
+                    pause_s = PUBLISH_BACKOFF_S * 2 ** (failures - 1)
                 else:
+                    run.output_breaker.worked(began, self.now())
                     return
+                await asyncio.sleep(pause_s)
         finally:
             run.publishing.discard(shard)
             self.settle(run)
             run.note_change()
 
+    def _note_outage(self, run: JobRun, shard: ShardId, began: float, error: SinkUnavailable) -> float:
+        """Pauses the job for its output's store; gives the seconds until that is to be tried again."""
+        log.warning("the output's store fails", job=run.name, error=str(error))
+        run.output_breaker.failed(shard, began, self.now(), str(error))
+        return max(run.output_breaker.retry_at - self.now(), TICK_S)
+
     async def _finish(self, run: JobRun) -> None:
         rows, table = run.table.rows, run.table
+        began = self.now()
         try:
-            fault = nothing_came_out(run.program.errors, rows.out, rows.rejected)
+            fault = nothing_came_out(run.program.errors, rows.out, rows.rejected + rows.corrupt)
             if fault:
                 self._fail_of_rejects(run, fault)
                 return
@@ -306,6 +343,8 @@ class Driver:
                 self._fail(run, Reason.BACKOFF_LIMIT_EXCEEDED, message)
             else:
                 await self._succeed(run)
+        except SinkUnavailable as error:
+            self._note_outage(run, OF_THE_FINISH, began, error)  # the steps done so far stay done
         except (SinkError, ManifestDamaged) as error:
             self._fail(run, Reason.SINK_FAILED, str(error))
         finally:
@@ -325,6 +364,8 @@ class Driver:
         """Makes sure, after a restart, that an unfinished job's output is its own and ready."""
         if OUTPUT_COMMITTED in run.ledger.steps:
             return
+        began = self.now()
+        run.is_unchecked = True
         try:
             if run.state is JobState.PLANNED:
                 await self.open_output(run)
@@ -332,10 +373,20 @@ class Driver:
             else:
                 await self.reopen_output(run)
                 await asyncio.to_thread(self._check_ledger, run)
+        except SinkUnavailable as error:
+            pause_s = self._note_outage(run, OF_THE_FINISH, began, error)
+            self.spawn(self._take_up_later(run, pause_s), f"take up {run.name}")
+            return
         except (BadJob, SinkError) as error:
             self.fail(run, Reason.SINK_FAILED, str(error))
         except JournalDamaged as error:
             self.fail(run, Reason.LEDGER_DAMAGED, str(error))
+        run.is_unchecked = False
+
+    async def _take_up_later(self, run: JobRun, pause_s: float) -> None:
+        await asyncio.sleep(pause_s)
+        if run.state in (JobState.RUNNING, JobState.SUSPENDED):
+            await self._take_up(run)
 
     def _check_ledger(self, run: JobRun) -> None:
         """A lost end of the ledger looks like a torn one, which is lawful, but then the output knows more than it.
@@ -346,7 +397,7 @@ class Driver:
         for shard, epoch, is_published in run.output.leases_seen():
             if not run.table.explains(shard, epoch, is_published=is_published):
                 raise JournalDamaged(
-                    f"{run.output.folder} has files of shard {shard}, epoch {epoch}: {self.path} hasn't."
+                    f"{run.output.place} has files of shard {shard}, epoch {epoch}: {self.path} hasn't."
                 )
 
     async def reopen_output(self, run: JobRun) -> None:

@@ -3,12 +3,13 @@
 Not here: the messages of the wire (`coordinator.rpc`), what is decided (`coordinator.driver`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coordinator.core.estimate import Estimate
 from coordinator.core.facts import OutputFile, RowCounts
 from coordinator.core.lease_values import Held
-from headrace.dataset import Slice
+from headrace.dataset import CorruptUnits, Slice
 from headrace.words import Epoch, Incarnation, JobUid, ShardId, WorkerName
 
 ACCEPTED = "ACCEPTED"
@@ -35,6 +36,8 @@ class CommitAsked:
     end: int
     counts: RowCounts
     files: tuple[OutputFile, ...]
+    schema: str = ""  # of its data files (`coordinator.core.schema`)
+    corrupt: tuple[CorruptUnits, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,21 @@ class StageLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class StageMeasures:
+    """What only metrics want to know of a stage on one worker, since that started."""
+
+    stage: str
+    rows_in_progress: int = 0
+    wait_output_s: float = 0.0
+    last_done_ago_s: float = -1.0  # < 0: no batch is done yet
+    load_s: float = 0.0
+    hangs: int = 0
+    rows_tried_again: Mapping[str, int] = field(default_factory=dict)  # by reason: exception, crash, hang
+    seconds_counts: tuple[int, ...] = ()  # batches by headrace.buckets.BATCH_SECONDS
+    rows_counts: tuple[int, ...] = ()  # batches by headrace.buckets.BATCH_ROWS
+
+
+@dataclass(frozen=True, slots=True)
 class Introduction:
     """A sidecar's first call, and its first after the term changed or its leases were lost."""
 
@@ -132,8 +150,6 @@ class Report:
     releases: tuple[Released, ...] = ()
     offers: tuple[Offer, ...] = ()
     stages: tuple[StageLoad, ...] = ()
-    rows_read_live: int = 0
-    rows_rejected_live: int = 0
     rows_per_second: float = 0.0
     read_busy_s: float = 0.0
     write_busy_s: float = 0.0
@@ -141,6 +157,9 @@ class Report:
     fatal_reason: str = ""
     fatal_message: str = ""
     reject_example: str = ""
+    arena_bytes: int = 0
+    arena_used_bytes: int = 0
+    measures: tuple[StageMeasures, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +197,7 @@ class Answer:
     ends: list[tuple[ShardId, Epoch, int]] = field(default_factory=list)
     directive: str = ""
     wait_s: float = 0.0
+    lease_ttl_s: float = 0.0  # of the leases that this renews
 
 
 @dataclass(slots=True)
@@ -192,14 +212,17 @@ class Seat:
     answer: Answer | None = None  # to `sequence`, for a worker that asks the same again
     is_draining: bool = False
     is_lost: bool = False
+    is_refused: bool = False  # something that it said couldn't be, and was logged
     rows_per_second: float = 0.0
     rows_read_live: int = 0
     rows_rejected_live: int = 0
     read_busy_s: float = 0.0
     write_busy_s: float = 0.0
     stages: tuple[StageLoad, ...] = ()
+    measures: tuple[StageMeasures, ...] = ()
+    arena_bytes: int = 0
+    arena_used_bytes: int = 0
     units_done: int = 0  # committed since it registered
-    superseded: set[Incarnation] = field(default_factory=set)
     estimate: Estimate = field(default_factory=Estimate)
 
     @property
@@ -207,25 +230,28 @@ class Seat:
         """Its measured rate, None while it isn't known."""
         return self.estimate.units_per_second or None
 
-    def observe(self, now: float, units_live: int) -> None:
+    def observe(self, now: float, units_live: float) -> None:
         """Notes how far it is with what it holds."""
         self.estimate.observe(now, self.units_done + units_live, 0)
 
-    def note(self, report: Report) -> tuple[int, int]:
-        """Notes what the worker says of itself; gives by how much its live rows, read and rejected, have changed."""
-        change = (report.rows_read_live - self.rows_read_live, report.rows_rejected_live - self.rows_rejected_live)
+    def note(self, report: Report) -> None:
+        """Notes what the worker says of itself."""
         self.is_draining = report.is_draining
         self.rows_per_second = report.rows_per_second
-        self.rows_read_live = report.rows_read_live
-        self.rows_rejected_live = report.rows_rejected_live
         self.read_busy_s = report.read_busy_s
         self.write_busy_s = report.write_busy_s
         self.stages = report.stages
+        self.measures = report.measures
+        self.arena_bytes = report.arena_bytes
+        self.arena_used_bytes = report.arena_used_bytes
+
+    def note_live(self, rows: tuple[int, int]) -> tuple[int, int]:
+        """Notes how many rows of its live leases are done, and rejected; gives by how much that has changed."""
+        change = (rows[0] - self.rows_read_live, rows[1] - self.rows_rejected_live)
+        self.rows_read_live, self.rows_rejected_live = rows
         return change
 
     def forget_live(self) -> tuple[int, int]:
-        """The worker is lost, and with it what it held; gives the change as `note` does."""
-        change = (-self.rows_read_live, -self.rows_rejected_live)
-        self.rows_read_live = self.rows_rejected_live = 0
+        """The worker is lost, and with it what it held; gives the change as `note_live` does."""
         self.rows_per_second = 0.0
-        return change
+        return self.note_live((0, 0))

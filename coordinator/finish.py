@@ -1,11 +1,12 @@
 """Publishing by the coordinator, and the finish of a job: steps that are each idempotent and journaled.
 
     publish_due     a commit whose worker didn't report: take its staging, look, publish or revoke
-    finish          staging away ▶ publish what was held ▶ sweep ▶ manifest ▶ old files ▶ _SUCCESS ▶ claim
+    finish          staging away ▶ publish what was held, or look for what was published ▶ sweep ▶ manifest ▶ old files
+                    ▶ _SUCCESS ▶ claim
 
 A crash before a step's fact is durable does the step again, which changes nothing.
 
-Not here: what each step does to the file system (`coordinator.output`), when a job is finished (`coordinator.driver`).
+Not here: what each step does to the output (`coordinator.output`), when a job is finished (`coordinator.driver`).
 """
 
 import asyncio
@@ -15,9 +16,10 @@ from typing import Protocol
 from coordinator.core.columns import Ints
 from coordinator.core.facts import CommitDecided, Fact, OutputFile, OutputStep
 from coordinator.core.ledger import UNDONE
+from coordinator.core.schema import columns_of
 from coordinator.group_commit import GroupCommit
 from coordinator.job_run import OUTPUT_COMMITTED, JobRun
-from coordinator.manifest import Entry, Header, InputFile, QuarantinedEntry, ShardEntry, read_totals
+from coordinator.manifest import RETRY, Entry, Header, InputFile, QuarantinedEntry, ShardEntry, read_totals
 from coordinator.output import manifest_name
 from headrace.publish import HIDDEN, StagingGone
 from headrace.words import Epoch, ShardId, ShardState
@@ -86,6 +88,8 @@ async def finish(run: JobRun, commits: GroupCommit, driver: Decided) -> bool:
         await step("old success", output.drop_success)
         await step("publish", lambda: output.publish_held(_files(commits, numbers)))
         driver.record(run.table.publish_all())
+    else:
+        await step("look", lambda: output.check_published(file.name for file in _files(commits, numbers)))
     await step("sweep", lambda: output.sweep((file.name for file in _files(commits, numbers)), sink.base))
     header = Header(
         job=run.name,
@@ -97,6 +101,7 @@ async def finish(run: JobRun, commits: GroupCommit, driver: Decided) -> bool:
         unit=run.ledger.planned.unit,
         files=run.ledger.planned.files,
         units=run.table.units_total,
+        columns=columns_of(run.table.schema),
     )
     inputs = _inputs(run)
     given_up = list(_quarantined(run))
@@ -116,7 +121,10 @@ async def _revoke_gone(run: JobRun, commits: GroupCommit, numbers: Ints, driver:
     """Looks for every file of a held output before any is published; revokes the commits that miss one."""
 
     def look() -> list[CommitDecided]:
-        return [commit for commit in commits.commits(numbers) if not run.output.has_all(commit.files)]
+        missing = frozenset(run.output.missing(_files(commits, numbers)))
+        if not missing:
+            return []
+        return [commit for commit in commits.commits(numbers) if any(file.name in missing for file in commit.files)]
 
     gone = await asyncio.to_thread(look)
     if not gone:
@@ -132,7 +140,7 @@ async def _revoke_gone(run: JobRun, commits: GroupCommit, numbers: Ints, driver:
 
 def _summary(run: JobRun) -> dict[str, object]:
     name = manifest_name(run.plan.sink.number)
-    return {"manifest": f"{HIDDEN}/{name}", "totals": read_totals(run.output.hidden / name)}
+    return {"manifest": f"{HIDDEN}/{name}", "totals": read_totals(run.output.manifest(name))}
 
 
 def _files(commits: GroupCommit, numbers: Ints) -> Iterator[OutputFile]:
@@ -158,14 +166,16 @@ def _entry(commit: CommitDecided) -> ShardEntry:
         children=counts.children,
         rows_rejected=counts.rejected,
         files=commit.files,
+        corrupt=commit.corrupt,
     )
 
 
 def _inputs(run: JobRun) -> Iterator[InputFile]:
-    dataset = run.ledger.dataset
+    dataset, sink = run.ledger.dataset, run.plan.sink
     for i, path in enumerate(dataset.paths):
         origin, end = int(dataset.origins[i]), int(dataset.origins[i + 1])
-        yield InputFile(path, int(dataset.sizes[i]), dataset.versions[i], origin, end - origin)
+        name = (path, dataset.versions[i]) if sink.mode != RETRY else (sink.old[i], sink.old_digests[i])
+        yield InputFile(name[0], int(dataset.sizes[i]), name[1], origin, end - origin)
 
 
 def _quarantined(run: JobRun) -> Iterator[QuarantinedEntry]:

@@ -53,6 +53,7 @@ class GroupCommit:
         self._added += len(self._waiting) - before
         if self._waiting and self._writer is None and self.failure is None:
             self._writer = asyncio.create_task(self._write(), name="group commit")
+            self._writer.add_done_callback(self._write_ended)
 
     async def durable(self) -> int:
         """Waits until everything added so far is durable; gives the number of the last durable fact.
@@ -125,6 +126,14 @@ class GroupCommit:
             self._noted(facts, last)
             self._wake(self._written)
         self._writer = None
+
+    def _write_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            # Facts that are applied and can't be written, for whatever reason: their waiters must not wait for ever.
+            failure = JournalFailed(f"Decided facts can't be written: {error!r}")
+            failure.__cause__ = error
+            self._fail(failure)
 
     def _fail(self, error: JournalFailed) -> None:
         self.failure = error

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from coordinator.continuing import is_complete, refusal
 from coordinator.core.lease_values import ShardView
 from coordinator.core.ledger import JobLedger, plan_facts
 from coordinator.driver import CLEARED, Driver, NoSuchJob, WrongState
 from coordinator.exchange import Seat
 from coordinator.job_run import OUTPUT_COMMITTED, JobRun
 from coordinator.jobs import JobState, JobStatus
-from coordinator.output import SUCCESS
-from coordinator.submission import Submission, changed_program, plan_job, read_job, read_options
+from coordinator.manifest import RETRY
+from coordinator.output import has_success
+from coordinator.submission import Submission, changed_program, check_job, plan_job, read_job, read_options
+from headrace.errors import BadJob, Fault
 from headrace.words import Reason, ShardState
 
 if TYPE_CHECKING:
@@ -41,6 +44,8 @@ class RejectsPage:
     files: tuple[tuple[int, str, int], ...]  # shard, absolute path, rows
     rows: int
     next: int  # 0: no more
+    corrupt: tuple[tuple[str, int, int, str], ...] = ()  # path, units of the file, reason
+    unit: str = "row"
 
 
 class JobDesk:
@@ -61,23 +66,24 @@ class JobDesk:
             WrongState: a job of this name has other content.
         """
         async with self._submitting:
-            job = await asyncio.to_thread(read_job, submission.manifest)
+            job = await asyncio.to_thread(read_job, submission)
             run = self._named(job.metadata.name)
+            if run is not None and submission.rejected and is_complete(run.ledger):
+                run = None  # what is still rejected is another job's to run
             if run is not None and submission.again:
-                # A complete job stays until the new one is planned, so that a bad one costs nothing.
-                if run.state is not JobState.SUCCEEDED:
+                # What there is stays until the new job is known to be good, so that a bad one costs nothing.
+                if run.state is JobState.SUCCEEDED:
+                    await asyncio.to_thread(_check_room, run, job)
+                else:
+                    await asyncio.to_thread(check_job, submission)
                     await self._abandon(run)
                 run = None
             if run is None:
                 run = await self._start(submission, job)
-            elif run.digest == submission.digest:
-                await self._continue(run, job)
             else:
-                state = "is complete" if run.state is JobState.SUCCEEDED else "is not complete"
-                raise WrongState(
-                    f"The job {run.name!r} {state}, and what decides its output has changed since it was submitted. "
-                    f"Start it anew with --again, or give this one another name."
-                )
+                if text := await asyncio.to_thread(refusal, run.ledger, submission.digest, job):
+                    raise WrongState(text)
+                await self._continue(run, job)
             await self._driver.commits.durable()
             return self.status_of(run)
 
@@ -96,27 +102,14 @@ class JobDesk:
         return run
 
     async def _continue(self, run: JobRun, job: "InferenceJob") -> None:
-        if run.state is JobState.SUCCEEDED and not (run.output.folder / SUCCESS).is_file():
-            raise WrongState(
-                f"The job {run.name!r} is complete, but {run.output.folder} has no {SUCCESS} any more. "
-                "Start it anew with --again."
-            )
-        if run.state is JobState.SUCCEEDED or "claim" in run.ledger.steps:
+        if is_complete(run.ledger):
             return
         program = await asyncio.to_thread(changed_program, run.program, job)
         run.set_options(read_options(job), program.to_json())
         if run.state is JobState.FAILED:
-            if run.reason == Reason.LEDGER_DAMAGED:
-                raise WrongState(
-                    f"The ledger lost facts of the job {run.name!r} ({run.message}). Start it with --again."
-                )
-            if run.table.counts.quarantined and run.options.on_quarantine == "fail":
-                raise WrongState(
-                    f"The job {run.name!r} gave up {run.table.counts.quarantined} shards ({run.message}). "
-                    "Start it anew with --again, or let it end without them with errors.onQuarantine: degrade."
-                )
             if OUTPUT_COMMITTED not in run.ledger.steps:
                 await self._driver.reopen_output(run)
+                run.is_unchecked = False
             # Publishes that failed are tried again.
             run.table.restart(self._driver.now(), self._driver.lease_ttl_s)
         run.is_awaited = False
@@ -125,10 +118,13 @@ class JobDesk:
     async def _abandon(self, run: JobRun) -> None:
         if run.finishing is not None or run.publishing:
             raise WrongState(f"The output of the job {run.name!r} is being finished; try again in a moment.")
+        if run.plan.sink.mode == RETRY and await asyncio.to_thread(run.output.is_described):
+            # The rejects that it ran again may be gone, and only its manifest tells what became of them.
+            raise WrongState(f"The job {run.name!r} is all but complete; run it without --again.")
         self._driver.change(run, JobState.ABANDONED)
         await self._driver.clear(run)
         if CLEARED not in run.ledger.steps:
-            raise WrongState(f"What the job {run.name!r} left in {run.output.folder} can't be removed.")
+            raise WrongState(f"What the job {run.name!r} left in {run.output.place} can't be removed.")
 
     # ------------------------------------------------------------------ changes
 
@@ -210,26 +206,38 @@ class JobDesk:
         ]
 
     async def rejects(self, name: str, after: int, limit: int) -> RejectsPage:
-        """Rejects files, in order of the dataset, from the `after`th commit on."""
+        """Rejects files and corrupt ranges, in order of the dataset, from the `after`th commit on."""
         run, commits = self._find(name), self._driver.commits
         await commits.durable()
         numbers = run.table.commit_numbers()
         scanned = numbers[after : after + SCAN_MAX]
 
-        def read() -> tuple[list[tuple[int, str, int]], int]:
+        def read() -> tuple[list[tuple[int, str, int]], list[tuple[str, int, int, str]], int]:
             found: list[tuple[int, str, int]] = []
+            corrupt: list[tuple[str, int, int, str]] = []
             for i, commit in enumerate(commits.commits(scanned), after + 1):
+                corrupt += [
+                    (part.path, part.begin, part.end, damage.reason)
+                    for damage in commit.corrupt
+                    for part in run.ledger.dataset.slices(damage.begin, damage.end)
+                ]
                 found += [
-                    (commit.shard, str(run.output.final(file.name)), file.rows)
+                    (commit.shard, run.output.store.place_of(file.name), file.rows)
                     for file in commit.files
                     if file.kind == "rejects"
                 ]
-                if len(found) >= limit:
-                    return found, i
-            return found, after + len(scanned)
+                if len(found) + len(corrupt) >= limit:
+                    return found, corrupt, i
+            return found, corrupt, after + len(scanned)
 
-        files, reached = await asyncio.to_thread(read)
-        return RejectsPage(tuple(files), run.table.rows.rejected, reached if reached < len(numbers) else 0)
+        files, corrupt, reached = await asyncio.to_thread(read)
+        return RejectsPage(
+            tuple(files),
+            run.table.rows.rejected,
+            reached if reached < len(numbers) else 0,
+            tuple(corrupt),
+            run.ledger.planned.unit,
+        )
 
     # ------------------------------------------------------------------ inside
 
@@ -246,3 +254,16 @@ class JobDesk:
         if run is None:
             raise NoSuchJob(f"No job is called {name!r} here.")
         return run
+
+
+def _check_room(run: JobRun, job: "InferenceJob") -> None:
+    """Checks that a complete job may be started anew: nothing but mode replace gives its output away.
+
+    Raises:
+        BadJob: the new job, of mode fail, would write where the complete output lies.
+    """
+    place = run.output.place
+    if job.spec.sink.mode == "fail" and job.spec.sink.uri.rstrip("/") == place and has_success(run.output.store):
+        found = f"{place} isn't empty: it has the output of the job {run.name!r}, which is complete"
+        expected = "mode: replace, which puts the new output in its place, or an empty folder"
+        raise BadJob([Fault("spec.sink.uri", found, expected)])

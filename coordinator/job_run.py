@@ -8,12 +8,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from coordinator.core.breaker import Breaker
 from coordinator.core.estimate import Estimate, Eta
 from coordinator.core.facts import JobChanged
 from coordinator.core.ledger import JobLedger
+from coordinator.core.sharing import Sharing
 from coordinator.exchange import Seat
 from coordinator.jobs import (
     FORGOTTEN,
+    PAUSING_CLASSES,
     PHASES,
     STALLED_AFTER_S,
     JobState,
@@ -25,10 +28,10 @@ from coordinator.jobs import (
     read_options,
     sum_stages,
 )
-from coordinator.output import LocalOutput, manifest_name
+from coordinator.output import Output, manifest_name
 from headrace.program import Program, program_from_json
-from headrace.publish import HIDDEN
-from headrace.words import Epoch, JobUid, ShardId, WorkerName
+from headrace.stores import open_store
+from headrace.words import JobUid, Reason
 
 OUTPUT_COMMITTED = "committed"
 """The output step after which readers find everything: the manifest is there."""
@@ -49,8 +52,10 @@ class JobRun:
         self.options = self.plan.options
         self.program_text = planned.program
         self.program = program_from_json(planned.program)
-        self.output = LocalOutput(Path(self.plan.sink.uri), job=self.name, uid=self.uid, ledger=str(ledger_path))
+        store = open_store(self.program.sink.uri, self.uid, self.program.sink.storage)
+        self.output = Output(store, job=self.name, uid=self.uid, ledger=str(ledger_path))
         self.state = JobState.PLANNED
+        self.is_unchecked = False  # after a restart its output couldn't be looked at yet, and nothing is granted
         self.is_awaited = False  # taken up from the ledger, and nothing is granted before it is submitted again
         self.reason = ""
         self.message = ""
@@ -60,12 +65,14 @@ class JobRun:
         self.workers = 0  # that aren't lost, as of the last tick
         self.estimate = Estimate()
         self.running_since: float | None = None
+        self.started_at: float | None = None  # when this process first had it running
+        self.succeeded_at: float | None = None  # when this process saw it succeed
         self.elapsed_before_s = 0.0  # of earlier times that this process ran it
         self.progress_at = now  # when units were last committed or read
         self.progress_seen = -1
         self.exit_classes: dict[int, str] = {}  # last class word of shards whose release was charged
-        self.asks: dict[tuple[ShardId, Epoch], WorkerName] = {}  # splits asked for, and for whom
-        self.unwilling: set[tuple[ShardId, Epoch]] = set()  # leases that had nothing to give
+        self.sharing = Sharing(ledger.table, planned.unit)
+        self.breakers: dict[str, Breaker] = {reason: Breaker() for reason in PAUSING_CLASSES}  # of input and output
         self.publishing: set[int] = set()  # shards that the coordinator publishes now
         self.finishing: asyncio.Task[None] | None = None
         self.ended = asyncio.get_running_loop().create_future()  # done while the state is terminal
@@ -74,7 +81,7 @@ class JobRun:
     @property
     def is_open(self) -> bool:
         """Whether its shards may be granted."""
-        return self.state is JobState.RUNNING and self.finishing is None and not self.is_awaited
+        return self.state is JobState.RUNNING and self.finishing is None and not (self.is_awaited or self.is_unchecked)
 
     @property
     def is_terminal(self) -> bool:
@@ -106,11 +113,13 @@ class JobRun:
             self.set_options(*found)
         if self.state is JobState.RUNNING and before is not JobState.RUNNING:
             self.running_since = now
+            self.started_at = now if self.started_at is None else self.started_at
             self.progress_at = now
             self.estimate.pause()
         elif self.state is not JobState.RUNNING and self.running_since is not None:
             self.elapsed_before_s += now - self.running_since
             self.running_since = None
+            self.succeeded_at = now if self.state is JobState.SUCCEEDED else None
         if self.is_terminal != self.ended.done():
             if self.is_terminal:
                 self.ended.set_result(None)
@@ -159,9 +168,12 @@ class JobRun:
         counts = table.counts
         units_total = table.units_total
         rows_total, estimated = planned.rows_total, planned.rows_estimated
+        # A range of bytes that can't be read is no row of the total.
+        rows_done = rows.read + (rows.corrupt if planned.unit != "byte" else 0)
         if rows_total < 0:
             estimated = not table.is_finished
             rows_total = round(rows.read * units_total / table.units_won) if table.units_won else 0
+        total = f"{'~' if estimated else ''}{rows_total}" if rows_total or not estimated else "?"
         elapsed_s = self.elapsed_s(now)
         done = max(self.progress_seen, table.units_won)
         eta = Eta(0.0, 0.0) if self.is_terminal else None
@@ -178,14 +190,16 @@ class JobRun:
                 is_degraded=counts.quarantined > 0,
                 is_committed=OUTPUT_COMMITTED in self.ledger.steps,
                 is_stalled=now - self.progress_at > STALLED_AFTER_S,
+                waits_for=self._waits_for(now),
             ),
-            progress=f"{rows.read}/{'~' if estimated else ''}{rows_total}" if rows_total else f"{rows.read}/?",
+            progress=f"{rows_done}/{total}",
             rows_total=max(0, rows_total),
             rows_estimated=estimated,
             rows_read=rows.read,
             rows_filtered=rows.filtered,
             rows_out=rows.out,
             rows_rejected=rows.rejected,
+            rows_corrupt=rows.corrupt,
             rows_live=self.rows_read_live,
             rows_per_second=sum(seat.rows_per_second for seat in seats),
             eta_low_s=eta.low_s if eta else -1.0,
@@ -200,7 +214,7 @@ class JobRun:
             stages=sum_stages([stage.name for stage in self.program.stages], seats),
             read_busy_s=sum(seat.read_busy_s for seat in seats),
             write_busy_s=sum(seat.write_busy_s for seat in seats),
-            output=str(self.output.folder),
+            output=self.output.place,
             manifest_path=self._manifest_path(),
             elapsed_s=elapsed_s,
             unit=planned.unit,
@@ -210,12 +224,37 @@ class JobRun:
             bytes_total=planned.bytes_total,
             term=term,
             plan=self.plan.summary,
+            started_ago_s=None if self.started_at is None else now - self.started_at,
+            succeeded_ago_s=None if self.succeeded_at is None else now - self.succeeded_at,
         )
+
+    @property
+    def input_breaker(self) -> Breaker:
+        """Of the store that holds the input."""
+        return self.breakers[Reason.SOURCE_UNAVAILABLE]
+
+    @property
+    def output_breaker(self) -> Breaker:
+        """Of the store that the output lies in."""
+        return self.breakers[Reason.SINK_UNAVAILABLE]
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether the job waits for a store."""
+        return any(breaker.is_open for breaker in self.breakers.values())
+
+    def _waits_for(self, now: float) -> tuple[str, str]:
+        for reason, breaker in self.breakers.items():
+            if breaker.is_open:
+                again_s = max(0.0, breaker.retry_at - now)
+                when = f"in {again_s:.0f} s" if again_s >= 1 else "now"
+                return reason, f"{breaker.text}; tried again {when}"
+        return "", ""
 
     def _manifest_path(self) -> str:
         if OUTPUT_COMMITTED not in self.ledger.steps:
             return ""
-        return str(self.output.folder / HIDDEN / manifest_name(self.plan.sink.number))
+        return str(self.output.manifest(manifest_name(self.plan.sink.number)))
 
 
 def plan_summary(program: Program, *, shards: int, files: int, rows: int | None, bytes_total: int, unit: str) -> str:

@@ -54,11 +54,13 @@ class SinkPlan:
     """What was decided about the output when the job was planned."""
 
     uri: str
-    mode: str  # fail | append | replace
+    mode: str  # fail | append | replace | retry
     format: str
     number: int  # of the manifest to come
     base: str | None  # manifest that this one adds to
-    old: tuple[str, ...] = ()  # mode replace: files to delete in the end, relative
+    old: tuple[str, ...] = ()  # modes replace and retry: files to delete in the end, relative
+    old_digests: tuple[str, ...] = ()  # mode retry: of `old`, which are the dataset's files
+    schema: str = ""  # mode append: of the base's data files (`coordinator.core.schema`); empty: none is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def plan_from_json(text: str) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition as in Kubernetes: types of architecture 3.5."""
+    """A condition as Kubernetes shows it: its type, whether it holds, why."""
 
     type: str
     is_true: bool
@@ -104,6 +106,7 @@ class JobStatus:
     rows_filtered: int
     rows_out: int
     rows_rejected: int
+    rows_corrupt: int
     rows_live: int
     rows_per_second: float
     eta_low_s: float
@@ -128,10 +131,15 @@ class JobStatus:
     bytes_total: int
     term: int
     plan: str
+    started_ago_s: float | None  # since this process first had it running
+    succeeded_ago_s: float | None  # since this process saw it succeed
 
 
 def budget_fault(policy: ErrorPolicy, read: int, rejected: int) -> str:
-    """Says why the budget of rejects is spent, or "" while it isn't. `read` and `rejected` count live rows too."""
+    """Says why the budget of rejects is spent, or "" while it isn't.
+
+    Both count the rows of live epochs and of corrupt ranges (`headrace.dataset.corrupt_rows`) too.
+    """
     if policy.max_rejected_rows is not None and rejected > policy.max_rejected_rows:
         return f"{rejected:,} rows were rejected, errors.maxRejected allows {policy.max_rejected_rows:,}"
     share = policy.max_rejected_share
@@ -164,10 +172,13 @@ FATAL_CLASSES = (
     *SINK_CLASSES,
     Reason.INPUT_CHANGED,
     Reason.CORRUPT_INPUT,
+    Reason.SOURCE_REFUSED,
     Reason.SCHEMA_MISMATCH,
     Reason.MODEL_LOAD_FAILED,
 )
 """Classes that another try of the same shard can't change: the job fails at once and can be continued."""
+PAUSING_CLASSES = (Reason.SOURCE_UNAVAILABLE, Reason.SINK_UNAVAILABLE)
+"""Classes that are a store's fault: the job pauses and tries again (`coordinator.core.breaker`)."""
 
 
 def sum_stages(names: Iterable[str], seats: Iterable[Seat]) -> tuple[StageLoad, ...]:
@@ -181,20 +192,36 @@ def sum_stages(names: Iterable[str], seats: Iterable[Seat]) -> tuple[StageLoad, 
 
 
 def conditions(
-    state: JobState, reason: str, message: str, *, is_degraded: bool, is_committed: bool, is_stalled: bool
+    state: JobState,
+    reason: str,
+    message: str,
+    *,
+    is_degraded: bool,
+    is_committed: bool,
+    is_stalled: bool,
+    waits_for: tuple[str, str] = ("", ""),
 ) -> tuple[Condition, ...]:
-    """All conditions of a job, true or not, so that nobody has to guess what a missing one means."""
+    """All conditions of a job, true or not, so that nobody has to guess what a missing one means.
+
+    `waits_for`: reason and message of the store that the job waits for.
+    """
     succeeded, failed = state is JobState.SUCCEEDED, state is JobState.FAILED
     running = state is JobState.RUNNING
     return (
         Condition("Complete", succeeded),
         Condition("Failed", failed, reason if failed else "", message if failed else ""),
         Condition("Suspended", state is JobState.SUSPENDED),
-        Condition("Progressing", running and not is_stalled),
-        Condition("Stalled", running and is_stalled, "NoProgress" if running and is_stalled else ""),
+        Condition("Progressing", running and not is_stalled and not waits_for[0]),
+        _stalled(running and is_stalled, waits_for if running else ("", "")),
         Condition("Degraded", is_degraded, "Quarantined" if is_degraded else ""),
         Condition("OutputCommitted", is_committed),
     )
+
+
+def _stalled(is_stalled: bool, waits_for: tuple[str, str]) -> Condition:
+    if waits_for[0]:
+        return Condition("Stalled", True, *waits_for)
+    return Condition("Stalled", is_stalled, Reason.NO_PROGRESS if is_stalled else "")
 
 
 def options_json(options: Options, program: str) -> str:

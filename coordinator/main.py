@@ -14,17 +14,20 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import stat
-import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from coordinator import metrics
 from coordinator.config import Config, read_config
 from coordinator.driver import Driver
+from coordinator.http import loopback_socket, serve_http
 from coordinator.job_desk import JobDesk
 from coordinator.journal import Journal, JournalDamaged, JournalFailed, JournalLocked, JournalTooNew
 from coordinator.rpc import GracefulServer, serve_loopback, serve_unix
@@ -33,6 +36,7 @@ from coordinator.worker_desk import WorkerDesk
 from headrace import collector
 from headrace.channel import read_token
 from headrace.errors import ConfigError
+from headrace.log_stream import LossyStderr
 from headrace.words import ExitCode
 
 LEDGER = "ledger.sqlite"
@@ -50,15 +54,16 @@ def main(arguments: Sequence[str]) -> int:
         _set_up_log(config.log_json)
         return asyncio.run(_run(config))
     except (ConfigError, JournalDamaged, JournalTooNew) as error:
-        print(f"headrace coordinator: {error}", file=sys.stderr)
+        print(f"headrace coordinator: {error}", file=LossyStderr())
         return ExitCode.BAD_CONFIG
     except (JournalLocked, JournalFailed) as error:
-        print(f"headrace coordinator: {error}", file=sys.stderr)
+        print(f"headrace coordinator: {error}", file=LossyStderr())
         return ExitCode.TEMPORARY
 
 
 async def _run(config: Config) -> int:
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_Connections().on_error)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
@@ -96,21 +101,35 @@ async def _serve(config: Config, driver: Driver, desk: JobDesk, stack: contextli
         server, port = await serve_loopback(workers, desk, *config.listen, read_token(config.token_file))
         stack.push_async_callback(_end, server)
         places.append(f"{config.listen[0]}:{port}")
-    if config.http_port is not None:
+    http = _http_socket(config)
+    if http is not None:
         from importlib.metadata import version
 
-        from coordinator.http import serve_http
-
         built = version("headrace")
-
-        runner, port = await serve_http(
-            config.http_port,
-            lambda: metrics.render(desk.statuses(), driver.seats.values(), driver.counters, built),
+        runner = await serve_http(
+            http,
+            lambda: metrics.render(_scrape(driver, desk), built),
             lambda: driver.commits.failure is None,
         )
         stack.push_async_callback(runner.cleanup)
-        places.append(f"http://127.0.0.1:{port}")
+        places.append(f"http://127.0.0.1:{http.getsockname()[1]}")
     return " ".join(places)
+
+
+def _http_socket(config: Config) -> socket.socket | None:
+    """The socket for metrics and probes, if any is wished.
+
+    Raises:
+        ConfigError: its port can't be had.
+    """
+    if config.http_fd is not None:
+        return socket.socket(fileno=config.http_fd)
+    return None if config.http_port is None else loopback_socket(config.http_port)
+
+
+def _scrape(driver: Driver, desk: JobDesk) -> metrics.Scrape:
+    seats = list(driver.seats.values())
+    return metrics.Scrape(desk.statuses(), seats, driver.counters, driver.now(), time.time())
 
 
 @contextlib.asynccontextmanager
@@ -159,6 +178,21 @@ def check_private(folder: Path) -> None:
         raise ConfigError(f"The socket's folder {folder} must be this user's and of mode 0700.")
 
 
+class _Connections:
+    """Errors of the loop. A connection that breaks the protocol is ended by asyncio; the first such is logged."""
+
+    def __init__(self) -> None:
+        self._is_noted = False
+
+    def on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Takes what asyncio would print with a traceback each time."""
+        if "protocol" not in context or "transport" not in context:
+            loop.default_exception_handler(context)
+        elif not self._is_noted:
+            self._is_noted = True
+            log.warning("a connection that doesn't speak gRPC was ended", error=repr(context.get("exception"))[:200])
+
+
 def _watch_lifeline(loop: asyncio.AbstractEventLoop, descriptor: int, stopping: asyncio.Event) -> None:
     os.set_blocking(descriptor, False)
 
@@ -184,6 +218,6 @@ def _set_up_log(is_json: bool) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(LossyStderr()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )

@@ -1,26 +1,25 @@
 """Asks each stage, in a process of its own, what it takes and gives: the predictor's `probe` command.
 
 User code and models are loaded there and nowhere near the coordinator. All stages are asked at once, at most as many as
-there are cores; a probe ends with the process that asked, however that ends.
+there are cores; a probe ends with the process that asked, however that ends, and leaves no process behind.
 """
 
 import asyncio
 import contextlib
-import ctypes
 import dataclasses
 import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from coordinator.planning.probes import Probe, probe_from_plain
 from coordinator.planning.stages import draft_stage
 from coordinator.spec import InferenceJob
 from coordinator.spec.document import nearest
-from headrace.errors import BadJob, Fault
+from headrace.errors import Fault
 from headrace.program import StageProgram
 
 PROBE_TIMEOUT_S = 600.0
@@ -32,24 +31,19 @@ _NO_CLASS = "BadStage"
 """The class of errors in which the predictor itself says what is wrong with a target."""
 
 _FRAME = 'File "'
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)
+_END_S = 2.0
+"""For a probe that is given up to end what it started, which takes milliseconds."""
 
 
-async def probe_stages(job: InferenceJob, folder: Path) -> dict[str, Probe]:
-    """Probes of all stages by name; relative paths and user code are looked for in `folder`.
+async def find_probes(
+    job: InferenceJob, folder: Path, *, skip: Collection[int] = (), doubtful: Collection[int] = ()
+) -> tuple[dict[str, Probe], list[Fault]]:
+    """The probes by name of the stages that can be loaded, and the faults of the others.
 
-    Raises:
-        BadJob: every stage that can't be loaded, with the traceback of the user's frames.
+    Relative paths and user code are looked for in `folder`; a fault has the traceback of the user's frames. Stages at
+    the indexes `skip` aren't asked. Of those at `doubtful`, whose fields may be wrong, it isn't a fault that the user's
+    code raises (faults of that kind don't say what would be right).
     """
-    probes, faults = await find_probes(job, folder)
-    if faults:
-        raise BadJob(faults)
-    return probes
-
-
-async def find_probes(job: InferenceJob, folder: Path) -> tuple[dict[str, Probe], list[Fault]]:
-    """The probes of the stages that can be loaded, and the faults of the others."""
     job = job.absolute(folder)
     cores = asyncio.Semaphore(max(1, len(os.sched_getaffinity(0))))
     probes: dict[str, Probe] = {}
@@ -66,11 +60,13 @@ async def find_probes(job: InferenceJob, folder: Path) -> tuple[dict[str, Probe]
             answer = await _run(program, _environment(job, program))
         if isinstance(answer, Probe):
             probes[stage.name] = answer
-        else:
+        elif answer.expected or index not in doubtful:
             faults[index] = Fault(field, answer.found, answer.expected)
 
     async with asyncio.TaskGroup() as tasks:
         for index, stage in enumerate(job.spec.pipeline):
+            if index in skip:
+                continue
             tasks.create_task(ask(index), name=f"probe {stage.name}")
     return probes, [faults[index] for index in sorted(faults)]
 
@@ -83,33 +79,58 @@ def _environment(job: InferenceJob, program: StageProgram) -> dict[str, str]:
 async def _run(program: StageProgram, environment: Mapping[str, str]) -> Probe | Fault:
     """The stage's probe, or what was wrong; the fault's field is left empty."""
     text = json.dumps(dataclasses.asdict(program), ensure_ascii=False)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(_LAUNCHER),
-        "probe",
-        text,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-        preexec_fn=_end_with_parent,
-    )
+    # Files, not pipes: a pipe ends only with the last process that user code left with it.
+    with _memory("probe's answer") as out, _memory("probe's log") as err:
+        status = await _end_of(text, environment, out.fileno(), err.fileno())
+        if status is None:
+            return Fault("", "it didn't load in time", f"at most {PROBE_TIMEOUT_S:g} s")
+        return _answer(program, _content(out), _content(err), status)
+
+
+async def _end_of(text: str, environment: Mapping[str, str], out: int, err: int) -> int | None:
+    """Runs a probe to its end: its exit status, negative for a signal; None after PROBE_TIMEOUT_S."""
+    theirs, ours = os.pipe()
+    with os.fdopen(theirs, "rb") as lifeline, os.fdopen(ours, "wb") as held:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(_LAUNCHER),
+            "probe",
+            text,
+            "--lifeline",
+            stdin=lifeline,
+            stdout=out,
+            stderr=err,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                return await process.wait()
+        except TimeoutError:
+            return None
+        finally:
+            held.close()
+            await _ended(process)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Waits for a probe whose lifeline has ended."""
     try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
-            out, err = await process.communicate()
+        async with asyncio.timeout(_END_S):
+            await process.wait()
     except TimeoutError:
-        return Fault("", "it didn't load in time", f"at most {PROBE_TIMEOUT_S:g} s")
-    finally:
-        # The whole group: what user code started must not outlive the answer.
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
         await process.wait()
-    return _answer(program, out, err, process.returncode)
 
 
-def _end_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _memory(name: str) -> BinaryIO:
+    return os.fdopen(os.memfd_create(name), "w+b", buffering=0)
+
+
+def _content(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
 
 
 def _answer(program: StageProgram, out: bytes, err: bytes, status: int | None) -> Probe | Fault:

@@ -5,16 +5,17 @@ can't run, FAILED_PRECONDITION for one that isn't in the right state, NOT_FOUND,
 for a message over the limit, UNAVAILABLE while the process ends.
 
 Not here: what is decided (`coordinator.worker_desk`, `coordinator.job_desk`), how messages become
-values (`coordinator.wire`).
+values (`coordinator.wire`), which bytes are none (`coordinator.call_check`).
 """
 
 import asyncio
 import hmac
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import structlog
 from google.protobuf import descriptor_pb2, descriptor_pool  # type: ignore[import-untyped]
 from grpclib.const import Status
 from grpclib.events import RecvRequest, listen
@@ -24,15 +25,15 @@ from grpclib.reflection.service import ServerReflection
 from grpclib.server import Server
 
 from coordinator import wire
+from coordinator.call_check import MessageCodec, checked
 from coordinator.driver import NoSuchJob, WrongState
 from coordinator.job_desk import JobDesk
 from coordinator.jobs import JobStatus
 from coordinator.submission import Submission
-from coordinator.worker_desk import WorkerDesk
+from coordinator.worker_desk import BadReport, WorkerDesk
 from headrace import v1
 from headrace.channel import listen_unix
 from headrace.errors import BadJob, HeadraceError, InputError, SinkError
-from headrace.limits import MESSAGE_BYTES_MAX
 from headrace.refusals import TEXT_MAX, faults_to_text
 from headrace.words import ShardState
 
@@ -42,6 +43,8 @@ WATCH_EVERY_S = 0.2
 LIST_MAX = 1000
 ANSWER_GRACE_S = 0.5
 """For calls in progress when the process ends: they take milliseconds, but for planning, which is asked again."""
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -85,6 +88,7 @@ class JobService(v1.JobServiceBase):
             limit_rows=submit_request.limit_rows or None,
             again=submit_request.again,
             digest=submit_request.digest,
+            rejected=submit_request.rejected,
         )
         return wire.job(await _answered(self._desk.submit(submission)))
 
@@ -145,13 +149,15 @@ class JobService(v1.JobServiceBase):
         return v1.WorkersReply(workers=[wire.worker(seat, leases, ago_s) for seat, leases, ago_s in rows])
 
     async def list_rejects(self, rejects_request: v1.RejectsRequest) -> v1.RejectsReply:
-        """Rejects files of committed shards; `after` is the `next` of the page before."""
+        """Rejects files and corrupt ranges of committed shards; `after` is the `next` of the page before."""
         limit = _limit(rejects_request.limit)
         page = await _answered(self._desk.rejects(rejects_request.name, rejects_request.after, limit))
         return v1.RejectsReply(
             files=[v1.RejectFile(shard=shard, path=path, rows=rows) for shard, path, rows in page.files],
             rows=page.rows,
             next=page.next,
+            corrupt=[v1.CorruptFile(path, begin, end, reason) for path, begin, end, reason in page.corrupt],
+            unit=page.unit,
         )
 
 
@@ -159,8 +165,9 @@ class GracefulServer(Server):
     """A server that can let the calls in progress be answered before it is closed."""
 
     def __init__(self, services: list[Any]) -> None:
-        super().__init__(services)
+        super().__init__(services, codec=MessageCodec())
         self._calls: set[asyncio.Task[Any]] = set()
+        self._has_stranger = False
 
     def note_call(self) -> None:
         """The current task serves a call that is to be answered; a watch, which ends with its job, is none."""
@@ -168,6 +175,12 @@ class GracefulServer(Server):
         assert task is not None
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
+
+    def note_stranger(self) -> None:
+        """Somebody called without the token; logged the first time."""
+        if not self._has_stranger:
+            self._has_stranger = True
+            log.warning("a call without this coordinator's token was refused")
 
     async def settle(self) -> None:
         """Waits until no call is in progress, for ANSWER_GRACE_S at most: who cancels a job hears so."""
@@ -177,9 +190,11 @@ class GracefulServer(Server):
 
 def make_server(workers: WorkerDesk, jobs: JobDesk, token: str | None) -> GracefulServer:
     """A server of all services; every call is checked for its length and, if there is a `token`, for that."""
-    services: list[Any] = [WorkerService(workers), JobService(jobs)]
+    ours: list[Any] = [WorkerService(workers), JobService(jobs)]
+    services = [*ours, Health(dict.fromkeys(ours, ()))]
     _register_descriptors()
-    server = GracefulServer([*ServerReflection.extend(services), Health()])
+    # Extended twice, reflection also lists its own first self, which the second takes the place of.
+    server = GracefulServer(ServerReflection.extend(ServerReflection.extend(services)))
     _guard(server, token)
     return server
 
@@ -211,33 +226,14 @@ def _guard(server: GracefulServer, token: str | None) -> None:
         if expected is not None:
             shown = str(event.metadata.get("authorization", "")).encode()
             if not hmac.compare_digest(shown, expected):
+                server.note_stranger()
                 raise GRPCError(Status.UNAUTHENTICATED, "This coordinator asks for its bearer token.")
         if not event.method_name.endswith("/Watch"):
             server.note_call()
-        event.method_func = _limited(event.method_func)  # type: ignore[assignment]
+        takes_stream = event.method_name.endswith("/ServerReflectionInfo")
+        event.method_func = checked(event.method_func, may_be_empty=takes_stream)  # type: ignore[assignment]
 
     listen(server, RecvRequest, check)
-
-
-def _limited(func: Callable[[Any], Coroutine[Any, Any, None]]) -> Callable[[Any], Coroutine[Any, Any, None]]:
-    """The same method, refusing a message by its length prefix, before its body is read from the connection."""
-
-    async def limited(stream: Any) -> None:
-        raw = stream._stream
-        recv_data = raw.recv_data
-
-        async def checked(size: int) -> bytes:
-            if size > MESSAGE_BYTES_MAX:
-                raise GRPCError(
-                    Status.RESOURCE_EXHAUSTED, f"A message of {size} bytes is over the limit of {MESSAGE_BYTES_MAX}."
-                )
-            data: bytes = await recv_data(size)
-            return data
-
-        raw.recv_data = checked
-        await func(stream)
-
-    return limited
 
 
 def _register_descriptors() -> None:
@@ -265,6 +261,8 @@ def _status(error: Exception) -> GRPCError:
     match error:
         case BadJob():
             return GRPCError(Status.INVALID_ARGUMENT, faults_to_text(error))
+        case BadReport():
+            return GRPCError(Status.INVALID_ARGUMENT, str(error)[:TEXT_MAX])
         case NoSuchJob():
             return GRPCError(Status.NOT_FOUND, str(error)[:TEXT_MAX])
         case WrongState() | SinkError() | InputError():

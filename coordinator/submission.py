@@ -1,6 +1,6 @@
 """A submission: from the job's text to a plan that can be journaled. Blocking; the driver calls it in a thread.
 
-    manifest ─▶ InferenceJob ─▶ plan_source ─▶ resolve ─▶ check_sink ─▶ cut
+    manifest ─▶ InferenceJob ─▶ examine ─▶ resolve ─▶ cut
 
 Only metadata of the input is read and nothing is written. What other modules of planning need to import (pydantic,
 pyarrow) is imported here, late, so that the process answers before they are loaded.
@@ -12,17 +12,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordinator.appending import base_schema, check_append
 from coordinator.core import planner
 from coordinator.core.columns import Ints
 from coordinator.core.facts import JobPlanned
+from coordinator.examination import examine
 from coordinator.job_run import plan_summary
 from coordinator.jobs import Options, Plan, SinkPlan
-from coordinator.output import LocalOutput
+from coordinator.manifest import RETRY
+from coordinator.output import Output
+from coordinator.rejected import Rejected, rejected_job, rejected_program
 from headrace.dataset import Dataset
+from headrace.errors import BadJob
 from headrace.program import ErrorPolicy, Program
+from headrace.rejects import JOB_SUFFIX
+from headrace.stores import open_store
 from headrace.words import JobUid
 
 if TYPE_CHECKING:
+    from coordinator.datasets import PlannedSource
     from coordinator.spec import InferenceJob
 
 
@@ -35,6 +43,7 @@ class Submission:
     limit_rows: int | None = None
     again: bool = False
     digest: str = ""
+    rejected: bool = False  # the job runs the rejects of its output again
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +62,19 @@ def warm_up() -> None:
     import coordinator.spec  # noqa: F401
 
 
-def read_job(manifest: str) -> "InferenceJob":
-    """The job of a submission.
+def read_job(submission: Submission) -> "InferenceJob":
+    """The job of a submission; one that runs rejects again has a name of its own.
 
     Raises:
         BadJob: it isn't one that can run.
     """
     from coordinator.spec import InferenceJob
 
-    return InferenceJob.from_manifest(manifest)
+    job = InferenceJob.from_manifest(submission.manifest)
+    if not submission.rejected:
+        return job
+    name = job.metadata.name + JOB_SUFFIX
+    return job.model_copy(update={"metadata": job.metadata.model_copy(update={"name": name})})
 
 
 def plan_job(submission: Submission, *, number: int, uid: str, ledger_path: Path) -> PlannedJob:
@@ -70,22 +83,20 @@ def plan_job(submission: Submission, *, number: int, uid: str, ledger_path: Path
     Raises:
         BadJob: all that planning finds wrong.
     """
-    from coordinator.datasets import plan_source
-    from coordinator.planning import check_sink, named_columns, probes_from_json, resolve, source_columns
-
-    job = read_job(submission.manifest)
-    source = plan_source(
-        job.spec.source, columns=source_columns(job), limit_rows=submission.limit_rows, named=named_columns(job)
-    )
-    workers = job.spec.workers.max or 1
-    probes = probes_from_json(submission.probes)
-    program = resolve(job, source, probes, limit_rows=submission.limit_rows, workers=workers)
+    job, dataset, program, rejected = _resolved(submission, with_output=True)
     program = replace(program, job_uid=uid)
-    dataset = source.dataset
-    check_sink(job, dataset)
-    sizes = planner.sizes(dataset, workers=workers)
-    ends = planner.cut(dataset, workers=workers)
-    sink, is_held = _sink_plan(job, uid, ledger_path)
+    sizes = planner.sizes(dataset, workers=program.workers)
+    ends = planner.cut(dataset, workers=program.workers)
+    sink, is_held = _sink_plan(job, program, uid, ledger_path)
+    if rejected is not None:
+        sink = replace(
+            sink,
+            mode=RETRY,
+            number=rejected.number + 1,
+            base=rejected.base,
+            old=tuple(file.name for file in rejected.files),
+            old_digests=tuple(file.digest for file in rejected.files),
+        )
     summary = plan_summary(
         program,
         shards=len(ends),
@@ -115,6 +126,35 @@ def plan_job(submission: Submission, *, number: int, uid: str, ledger_path: Path
         plan=Plan(sink, read_options(job), summary).to_json(),
     )
     return PlannedJob(planned, dataset, ends)
+
+
+def check_job(submission: Submission) -> None:
+    """Finds what planning finds wrong, but for what lies in the output's folder.
+
+    Raises:
+        BadJob: as `plan_job`.
+    """
+    _resolved(submission, with_output=False)
+
+
+def _resolved(submission: Submission, *, with_output: bool) -> "tuple[InferenceJob, Dataset, Program, Rejected | None]":
+    from coordinator.planning import probes_from_json, resolve
+
+    job = read_job(submission)
+    given: PlannedSource | None = None
+    rejected: Rejected | None = None
+    if submission.rejected:
+        job, given, rejected = rejected_job(job)
+        with_output = False  # which must be there, and not be empty
+    probes = probes_from_json(submission.probes)
+    source, told = examine(job, probes, limit_rows=submission.limit_rows, with_output=with_output, source=given)
+    if source is None or told.faults:
+        raise BadJob(told.faults)
+    program = resolve(job, source, probes, limit_rows=submission.limit_rows, workers=job.spec.workers.max or 1)
+    check_append(program, probes)
+    if rejected is not None:
+        program = rejected_program(program, job, source)
+    return job, source.dataset, program, rejected
 
 
 def read_options(job: "InferenceJob") -> Options:
@@ -148,8 +188,8 @@ def changed_program(program: Program, job: "InferenceJob") -> Program:
             for stage in program.stages
         ),
         errors=ErrorPolicy(
-            max_rejected_rows=spec.errors.max_rejected.rows,
-            max_rejected_share=spec.errors.max_rejected.share,
+            max_rejected_rows=None if program.source.rejected else spec.errors.max_rejected.rows,
+            max_rejected_share=None if program.source.rejected else spec.errors.max_rejected.share,
             min_rows=program.errors.min_rows,
             keep_rows=program.errors.keep_rows,
             nan=program.errors.nan,
@@ -161,10 +201,15 @@ def changed_program(program: Program, job: "InferenceJob") -> Program:
     )
 
 
-def _sink_plan(job: "InferenceJob", uid: str, ledger_path: Path) -> tuple[SinkPlan, bool]:
+def _sink_plan(job: "InferenceJob", program: Program, uid: str, ledger_path: Path) -> tuple[SinkPlan, bool]:
     """What becomes of the output, and whether it has readers already, who must see nothing before the end."""
     sink = job.spec.sink
-    output = LocalOutput(Path(sink.uri), job=job.metadata.name, uid=JobUid(uid), ledger=str(ledger_path))
+    output = Output(
+        open_store(sink.uri, uid, program.sink.storage),
+        job=job.metadata.name,
+        uid=JobUid(uid),
+        ledger=str(ledger_path),
+    )
     number, last = output.last_manifest()
     existing = output.existing() if sink.mode != "fail" else []
     plan = SinkPlan(
@@ -174,5 +219,6 @@ def _sink_plan(job: "InferenceJob", uid: str, ledger_path: Path) -> tuple[SinkPl
         number=number + 1,
         base=last if sink.mode == "append" else None,
         old=tuple(existing) if sink.mode == "replace" else (),
+        schema=base_schema(program),
     )
     return plan, bool(existing)

@@ -1,8 +1,9 @@
 """`headrace verify`: proves from the output alone that every unit of input is accounted for exactly once.
 
     the ranges of all shards tile every input file           (law 1)
-    read = out + filtered + rejected, for each shard
-    every named file has its size, its digest and, where a footer knows, its rows
+    read = out + filtered + rejected, for each shard, and what could not be read is listed
+    rejects that were run again are out now, or still rejected
+    every named file has its size, its digest and, where a footer knows, its rows and the output's columns
     nothing else that looks like a result lies in the output
 
 Memory does not grow with rows; it is some 200 bytes for each output file, whose name is remembered. Blocking.
@@ -17,12 +18,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from coordinator.core.facts import OutputFile
+from coordinator.core.schema import differences, schema_of
 from coordinator.manifest import (
+    RETRY,
     Header,
     InputFile,
     ManifestDamaged,
@@ -32,11 +35,16 @@ from coordinator.manifest import (
     read_header,
     read_manifest,
 )
-from coordinator.output import CLAIM, SUCCESS, newest_manifest
-from headrace.publish import HIDDEN, REJECTED, file_digest, parse_part_name
+from coordinator.output import CLAIM, SUCCESS, StoredFile, newest_manifest
+from headrace.dataset import corrupt_fault, corrupt_rows
+from headrace.errors import SinkError
+from headrace.program import StorageOptions
+from headrace.publish import HIDDEN, REJECTED, parse_part_name, stream_digest
+from headrace.stores import is_object_store, open_store
+from headrace.stores.port import OutputStore
 
 FINDINGS_MAX = 1000
-"""Findings that are listed; more are only counted."""
+"""Findings that are listed, and corrupt ranges; more are only counted."""
 READERS = 4
 
 
@@ -44,7 +52,7 @@ READERS = 4
 class Finding:
     """One thing that isn't as the manifest says."""
 
-    kind: str  # NoManifest, Damaged, Gap, Overlap, Quarantined, Unbalanced, Missing, Size, Digest, Rows, Stray, ...
+    kind: str  # NoManifest, Damaged, Gap, Overlap, Quarantined, Unbalanced, Missing, Size, Digest, Rows, Schema, ...
     message: str
 
 
@@ -66,6 +74,8 @@ class Report:
     rows_counted: int = 0  # rows that footers confirmed
     input_files: int = 0
     units: int = 0
+    corrupt: list[str] = field(default_factory=list)  # ranges of the input that the manifests list as unreadable
+    corrupt_total: int = 0
 
     @property
     def is_proven(self) -> bool:
@@ -86,41 +96,71 @@ class Report:
         return plain
 
 
-def verify(output: Path) -> Report:
-    """Checks an output folder against its newest manifest and that one's bases. Raises nothing about the output."""
-    report = Report(str(output))
-    _, name = newest_manifest(output)
-    if name is None:
-        report.add("NoManifest", f"{output} has no manifest: no job was finished there.")
-        return report
-    if (output / HIDDEN / CLAIM).exists():
-        report.add("Unfinished", f"{output} is claimed by a job that isn't complete.")
-    _check_success(output, name, report)
+def verify(output: Path | str, storage: StorageOptions | None = None) -> Report:
+    """Checks an output against its newest manifest and that one's bases. Raises nothing about the output.
+
+    Args:
+        output: a folder, or the URI of an object store.
+        storage: how an object store is reached.
+
+    Raises:
+        BadJob: the store can't be used as it is described.
+        SinkError: it can't be listed.
+    """
+    output = str(output if is_object_store(str(output)) else Path(output))
+    store = open_store(output, storage=storage)
+    report = Report(output)
+    try:
+        _, name = newest_manifest(store)
+        if name is None:
+            report.add("NoManifest", f"{output} {_why_none(output)}.")
+            return report
+        if store.size(CLAIM) is not None:
+            report.add("Unfinished", f"{output} is claimed by a job that isn't complete.")
+        _check_success(store, name, report)
+        return _check_chain(store, name, report)
+    except OSError as error:
+        raise SinkError(f"{output} can't be looked at: {error}") from error
+
+
+def _why_none(output: str) -> str:
+    if is_object_store(output) or os.path.isdir(output):
+        return "has no manifest: no job was finished there"
+    return "isn't a folder" if os.path.exists(output) else "doesn't exist"
+
+
+def _check_chain(store: OutputStore, newest: str, report: Report) -> Report:
+    name: str | None = newest
     named: set[str] = set()
-    mode = ""
+    retried: dict[str, InputFile] = {}  # rejects files of bases that a later manifest ran again
+    mode, schema = "", ""
     while name is not None:
         report.manifests.append(name)
-        path = output / HIDDEN / name
+        path = StoredFile(store, f"{HIDDEN}/{name}")
         try:
-            _check_manifest(output, path, report, named)
+            _check_manifest(store, path, report, named, retried)
             header = read_header(path)
-            name, mode = header.base, header.mode
+            _check_base_schema(schema, header, name, report)
+            name, mode, schema = header.base, header.mode, schema_of(header.columns) or schema
         except (OSError, ManifestDamaged) as error:
             report.add("Damaged", str(error))
             return report
         if name in report.manifests:
             report.add("Damaged", f"{path} names a base that leads back to it.")
             return report
+    for name in retried:
+        report.add("Damaged", f"{name} was run again, and no manifest before names it.")
     # An output that the first job appended to held files before, of which no manifest tells.
-    _check_strays(output, report, named, foreign_too=mode != "append")
+    _check_strays(store, report, named, foreign_too=mode != "append")
     return report
 
 
-def _check_success(output: Path, manifest: str, report: Report) -> None:
+def _check_success(store: OutputStore, manifest: str, report: Report) -> None:
     try:
-        found = json.loads((output / SUCCESS).read_bytes())
+        with store.open(SUCCESS) as file:
+            found = json.loads(file.read())
     except FileNotFoundError:
-        report.add("NoSuccess", f"{output} has no {SUCCESS}: its last job isn't complete.")
+        report.add("NoSuccess", f"{store.place} has no {SUCCESS}: its last job isn't complete.")
         return
     except (OSError, ValueError) as error:
         report.add("Damaged", f"{SUCCESS} can't be read: {error}")
@@ -130,18 +170,25 @@ def _check_success(output: Path, manifest: str, report: Report) -> None:
         report.add("Damaged", f"{SUCCESS} is of {named}, and the newest manifest is {HIDDEN}/{manifest}.")
 
 
-def _check_manifest(output: Path, path: Path, report: Report, named: set[str]) -> None:
+def _check_manifest(
+    store: OutputStore, path: StoredFile, report: Report, named: set[str], retried: dict[str, InputFile]
+) -> None:
     ranges = array("q")
     inputs: list[InputFile] = []
     header: Header | None = None
     with ThreadPoolExecutor(READERS) as pool:
 
         def files_of(entry: ShardEntry) -> None:
+            kept = [file for file in entry.files if file.name not in retried]
             for file in entry.files:
+                if file.name in retried:
+                    _check_retried(file, retried.pop(file.name), report)
+            for file in kept:
                 if file.name in named:
                     report.add("Doubled", f"{file.name} is named more than once.")
                 named.add(file.name)
-            for found, rows in pool.map(lambda file: _check_file(output, file), entry.files):
+            schema = "" if header is None else schema_of(header.columns)
+            for found, rows in pool.map(lambda file: _check_file(store, file, schema), kept):
                 report.rows_counted += rows
                 for finding in found:
                     report.add(finding.kind, finding.message)
@@ -155,6 +202,9 @@ def _check_manifest(output: Path, path: Path, report: Report, named: set[str]) -
                 case ShardEntry():
                     ranges.extend((item.begin, item.end))
                     _check_equation(item, header, report)
+                    report.corrupt_total += len(item.corrupt)
+                    if item.corrupt and len(report.corrupt) < FINDINGS_MAX:
+                        report.corrupt += _corrupt_texts(item, inputs)
                     files_of(item)
                 case QuarantinedEntry():
                     ranges.extend((item.begin, item.end))
@@ -162,28 +212,37 @@ def _check_manifest(output: Path, path: Path, report: Report, named: set[str]) -
                         "Quarantined", f"shard {item.shard}, units [{item.begin}, {item.end}), is missing: {item.error}"
                     )
                 case Totals():
-                    _add_totals(report, item)
+                    _add_totals(report, item, is_retry=header is not None and header.mode == RETRY)
     assert header is not None, "read_manifest yields a header first"
     _check_inputs(header, inputs, report)
     _check_tiling(header, inputs, ranges, report)
-    report.input_files += header.files
-    report.units += header.units
+    if header.mode == RETRY:
+        retried.update((file.path, file) for file in inputs)
+    else:
+        report.input_files += header.files
+        report.units += header.units
 
 
-def _add_totals(report: Report, totals: Totals) -> None:
+def _add_totals(report: Report, totals: Totals, *, is_retry: bool) -> None:
     report.shards += totals.shards
     report.files += totals.files
     report.bytes += totals.bytes
-    report.rows_read += totals.rows_read
+    if is_retry:  # its rows were read, and rejected, before
+        report.rows_rejected -= totals.rows_read
+    else:
+        report.rows_read += totals.rows_read
     report.rows_filtered += totals.rows_filtered
     report.rows_out += totals.rows_out + totals.children
     report.rows_rejected += totals.rows_rejected
 
 
 def _check_equation(entry: ShardEntry, header: Header | None, report: Report) -> None:
-    units = entry.end - entry.begin
-    if header is not None and header.unit != "byte" and entry.rows_read != units:
+    unit = "byte" if header is None else header.unit
+    units = entry.end - entry.begin - corrupt_rows(unit, entry.corrupt)
+    if unit != "byte" and entry.rows_read != units:
         report.add("Unbalanced", f"shard {entry.shard} read {entry.rows_read} rows of its {units}.")
+    if fault := corrupt_fault(entry.begin, entry.end, entry.corrupt):
+        report.add("Unbalanced", f"shard {entry.shard}: {fault}.")
     accounted = entry.rows_out + entry.rows_filtered + entry.rows_rejected
     if entry.rows_read != accounted:
         report.add("Unbalanced", f"shard {entry.shard} read {entry.rows_read} rows and accounts for {accounted}.")
@@ -191,6 +250,19 @@ def _check_equation(entry: ShardEntry, header: Header | None, report: Report) ->
         listed = sum(file.rows for file in entry.files if file.kind == kind)
         if listed != expected:
             report.add("Unbalanced", f"shard {entry.shard} has {expected} rows of {kind} and files for {listed}.")
+
+
+def _check_retried(file: OutputFile, again: InputFile, report: Report) -> None:
+    """Compares a rejects file that is gone with what a later manifest says that it ran again."""
+    report.files -= 1
+    report.bytes -= file.size
+    if (file.kind, file.size, file.digest, file.rows) != ("rejects", again.size, again.version, again.units):
+        report.add("Unbalanced", f"{file.name} had {file.rows} rows of {file.kind}, and {again.units} were run again.")
+
+
+def _corrupt_texts(entry: ShardEntry, inputs: Sequence[InputFile]) -> Iterator[str]:
+    for found in entry.corrupt:
+        yield f"{'; '.join(_places(inputs, found.begin, found.end))}: {found.reason}"
 
 
 def _check_inputs(header: Header, inputs: Sequence[InputFile], report: Report) -> None:
@@ -234,53 +306,75 @@ def _places(inputs: Sequence[InputFile], begin: int, end: int) -> Iterator[str]:
             yield f"{file.path} [{first - file.origin}, {last - file.origin})"
 
 
-def _check_file(output: Path, file: OutputFile) -> tuple[list[Finding], int]:
-    path = output / file.name
+def _check_base_schema(schema: str, base: Header, name: str, report: Report) -> None:
+    found = schema_of(base.columns)
+    if schema and found and found != schema:
+        told = differences(schema, found)
+        report.add("Schema", f"{name} states other columns than the manifest that adds to it: {told}.")
+
+
+def _check_file(store: OutputStore, file: OutputFile, schema: str) -> tuple[list[Finding], int]:
     try:
-        size = path.stat().st_size
-        if size != file.size:
-            return [Finding("Size", f"{file.name} has {size} bytes, the manifest says {file.size}.")], 0
-        if file_digest(path) != file.digest:
-            return [Finding("Digest", f"{file.name} was changed: its digest isn't the manifest's.")], 0
-        rows = _rows_by_footer(path)
+        with store.open(file.name) as body:
+            size = body.seek(0, os.SEEK_END)
+            if size != file.size:
+                return [Finding("Size", f"{file.name} has {size} bytes, the manifest says {file.size}.")], 0
+            body.seek(0)
+            if stream_digest(body) != file.digest:
+                return [Finding("Digest", f"{file.name} was changed: its digest isn't the manifest's.")], 0
+            footer = _footer(file.name, body)
     except FileNotFoundError:
         return [Finding("Missing", f"{file.name} is missing.")], 0
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         return [Finding("Damaged", f"{file.name} can't be read: {error}")], 0
-    if rows is None:
+    if footer is None:
         return [], 0
-    if rows != file.rows:
-        return [Finding("Rows", f"{file.name} has {rows} rows, the manifest says {file.rows}.")], 0
-    return [], rows
+    if footer.rows != file.rows:
+        return [Finding("Rows", f"{file.name} has {footer.rows} rows, the manifest says {file.rows}.")], 0
+    if schema and file.kind == "data" and footer.schema != schema:
+        told = differences(schema, footer.schema)
+        return [Finding("Schema", f"{file.name} isn't as its manifest says: {told}.")], footer.rows
+    return [], footer.rows
 
 
-def _rows_by_footer(path: Path) -> int | None:
-    """Rows of a file as its own footer tells, None for formats without one."""
-    if path.suffix == ".parquet":
+@dataclass(frozen=True, slots=True)
+class _Footer:
+    """What a file says of itself."""
+
+    rows: int
+    schema: str  # `coordinator.core.schema`
+
+
+def _footer(name: str, body: BinaryIO) -> _Footer | None:
+    """Rows and schema as the file's own footer tells, None for formats without one."""
+    from headrace.arrow_types import columns_text
+
+    body.seek(0)
+    if name.endswith(".parquet"):
         import pyarrow.parquet as pq
 
-        return int(pq.read_metadata(path).num_rows)
-    if path.suffix in (".arrow", ".feather"):
+        metadata = pq.read_metadata(body)
+        return _Footer(int(metadata.num_rows), columns_text(metadata.schema.to_arrow_schema()))
+    if name.endswith((".arrow", ".feather")):
         import pyarrow as pa
 
-        with pa.memory_map(str(path)) as source:
-            reader = pa.ipc.open_file(source)
-            return sum(int(reader.get_batch(i).num_rows) for i in range(reader.num_record_batches))
+        reader = pa.ipc.open_file(body)
+        rows = sum(int(reader.get_batch(i).num_rows) for i in range(reader.num_record_batches))
+        return _Footer(rows, columns_text(reader.schema))
     return None
 
 
-def _check_strays(output: Path, report: Report, named: set[str], *, foreign_too: bool) -> None:
+def _check_strays(store: OutputStore, report: Report, named: set[str], *, foreign_too: bool) -> None:
     """Finds files that a reader of the output would take for results."""
     suffixes = {Path(name).suffix for name in named if not name.startswith(HIDDEN)} if foreign_too else set()
-    for root, folders, files in os.walk(output):
-        folders[:] = [folder for folder in folders if not folder.startswith(("_", "."))]
-        for name in files:
-            relative = os.path.relpath(os.path.join(root, name), output)
-            is_hidden = name.startswith(("_", "."))
-            is_result = parse_part_name(name) is not None or (not is_hidden and Path(name).suffix in suffixes)
-            if relative not in named and is_result:
-                report.add("Stray", f"{relative} looks like a result but no manifest names it.")
-    rejected = output / REJECTED
-    for name in sorted(os.listdir(rejected)) if rejected.exists() else ():
-        if f"{REJECTED}/{name}" not in named:
-            report.add("Stray", f"{REJECTED}/{name} isn't named by a manifest.")
+    for relative in store.names():
+        *folders, name = relative.split("/")
+        if any(folder.startswith(("_", ".")) for folder in folders):
+            continue
+        is_hidden = name.startswith(("_", "."))
+        is_result = parse_part_name(name) is not None or (not is_hidden and Path(name).suffix in suffixes)
+        if relative not in named and is_result:
+            report.add("Stray", f"{relative} looks like a result but no manifest names it.")
+    for relative in sorted(store.names(f"{REJECTED}/")):
+        if relative not in named:
+            report.add("Stray", f"{relative} isn't named by a manifest.")

@@ -14,14 +14,18 @@ from coordinator.exchange import (
     Report,
     Seat,
     StageLoad,
+    StageMeasures,
     Verdict,
     Welcome,
 )
 from coordinator.jobs import JobStatus
 from coordinator.metrics import worker_state
 from headrace import v1
+from headrace.dataset import CorruptUnits
 from headrace.words import Epoch, Incarnation, ShardId, WorkerName
 
+REASON_CHARS_MAX = 500
+"""Of a corrupt range; it is journaled and goes into the manifest."""
 STATES = ("pending", "leased", "committing", "committed", "quarantined")
 """Words of `ShardState` on the wire, by its number."""
 
@@ -71,8 +75,6 @@ def report(message: v1.ExchangeRequest) -> Report:
         ),
         offers=tuple(Offer(ShardId(item.shard), Epoch(item.epoch), item.at) for item in message.offers),
         stages=tuple(map(_load, message.stages)),
-        rows_read_live=message.rows_read_live,
-        rows_rejected_live=message.rows_rejected_live,
         rows_per_second=message.rows_per_second,
         read_busy_s=message.read_busy_s,
         write_busy_s=message.write_busy_s,
@@ -80,6 +82,9 @@ def report(message: v1.ExchangeRequest) -> Report:
         fatal_reason=message.fatal_reason,
         fatal_message=message.fatal_message,
         reject_example=message.reject_example,
+        arena_bytes=message.arena_bytes,
+        arena_used_bytes=message.arena_used_bytes,
+        measures=tuple(map(_measures, message.measures)),
     )
 
 
@@ -96,6 +101,7 @@ def answer(value: Answer) -> v1.ExchangeReply:
         answers=[v1.SplitAnswer(shard, epoch, end) for shard, epoch, end in value.ends],
         directive=value.directive,
         wait_s=value.wait_s,
+        lease_ttl_s=value.lease_ttl_s,
     )
 
 
@@ -113,6 +119,7 @@ def job(status: JobStatus) -> v1.Job:
         rows_filtered=status.rows_filtered,
         rows_out=status.rows_out,
         rows_rejected=status.rows_rejected,
+        rows_corrupt=status.rows_corrupt,
         rows_per_second=status.rows_per_second,
         eta_low_s=status.eta_low_s,
         eta_high_s=status.eta_high_s,
@@ -167,7 +174,15 @@ def worker(seat: Seat, leases: int, seen_ago_s: float) -> v1.Worker:
 
 
 def _held(message: v1.Held) -> Held:
-    return Held(ShardId(message.shard), Epoch(message.epoch), message.begin, message.end, message.position)
+    return Held(
+        ShardId(message.shard),
+        Epoch(message.epoch),
+        message.begin,
+        message.end,
+        message.position,
+        message.rows_done,
+        message.rows_rejected,
+    )
 
 
 def _commit(message: v1.Commit) -> CommitAsked:
@@ -183,7 +198,9 @@ def _commit(message: v1.Commit) -> CommitAsked:
             rejected=message.rows_rejected,
             children=message.children,
         ),
-        files=tuple(OutputFile(f.name, f.kind, f.size, f.digest, f.rows) for f in message.files),
+        files=tuple(OutputFile(f.name, f.kind, f.size, f.digest, f.rows, f.staged) for f in message.files),
+        schema=message.schema,
+        corrupt=tuple(CorruptUnits(c.begin, c.end, c.reason[:REASON_CHARS_MAX]) for c in message.corrupt),
     )
 
 
@@ -200,6 +217,24 @@ def _load(message: v1.StageStats) -> StageLoad:
         restarts=message.restarts,
         predictor_s=message.predictor_s,
         batch_rows=message.batch_rows,
+    )
+
+
+def _measures(message: v1.StageMeasures) -> StageMeasures:
+    return StageMeasures(
+        stage=message.stage,
+        rows_in_progress=message.rows_in_progress,
+        wait_output_s=message.wait_output_s,
+        last_done_ago_s=message.last_done_ago_s,
+        load_s=message.load_s,
+        hangs=message.hangs,
+        rows_tried_again={
+            "exception": message.rows_after_exception,
+            "crash": message.rows_after_crash,
+            "hang": message.rows_after_hang,
+        },
+        seconds_counts=tuple(message.seconds_counts),
+        rows_counts=tuple(message.rows_counts),
     )
 
 

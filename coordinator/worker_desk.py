@@ -8,12 +8,16 @@ Not here: what time decides (`coordinator.driver`), what users ask for (`coordin
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
 
 import structlog
 
-from coordinator.core import hold, tail
+from coordinator.commit_check import commit_fault, schemas_differ
+from coordinator.core import pace
 from coordinator.core.facts import Fact, Granted
-from coordinator.core.lease_values import AlreadyWon, Held, Lease, Refused, Stale
+from coordinator.core.lease_values import AlreadyWon, Lease, OtherSchema, Refused, Stale
 from coordinator.driver import Driver, WrongState
 from coordinator.exchange import (
     ACCEPTED,
@@ -36,18 +40,19 @@ from coordinator.exchange import (
 )
 from coordinator.job_run import JobRun
 from coordinator.jobs import FATAL_CLASSES, JobState, failure_reason
-from headrace.publish import REJECTED, parse_part_name
-from headrace.words import Epoch, Reason, ShardId, WorkerName
+from coordinator.report_check import report_fault
+from headrace.dataset import corrupt_rows
+from headrace.errors import HeadraceError
+from headrace.words import MODEL_SUSPECT, Epoch, Reason, ShardId, WorkerName
 
 log = structlog.get_logger()
 
-HEARTBEAT_S = 1.0
-EXCHANGES_MAX = 300.0
-"""Heartbeats per second that one coordinator takes on; with more workers, each comes less often."""
-WAIT_IDLE_S = 0.1
-"""When a worker without work asks again: another's split or the end may be near."""
 RETRY_AFTER_S = 0.1
 RETRY_SUSPENDED_S = 1.0
+
+
+class BadReport(HeadraceError):
+    """A worker said what can't be; nothing of it was taken."""
 
 
 class WorkerDesk:
@@ -63,8 +68,8 @@ class WorkerDesk:
             WrongState: a newer incarnation of this worker has registered.
         """
         now = self._driver.now()
-        seat = self._driver.seats.get(intro.worker)
-        if seat is not None and intro.incarnation in seat.superseded:
+        seat, roster = self._driver.seats.get(intro.worker), self._driver.ledger.roster
+        if roster.has_successor(intro.worker, intro.incarnation):
             raise WrongState(f"A newer sidecar of {intro.worker} has registered; this one must end.")
         run = self._job_for(intro.job_uid)
         if run is not None and intro.ledger_seen > self._driver.commits.last:
@@ -79,21 +84,17 @@ class WorkerDesk:
             wait_s = RETRY_SUSPENDED_S if run is not None and run.state is JobState.SUSPENDED else RETRY_AFTER_S
             ledger = await self._driver.commits.durable()
             return Welcome(self._driver.term, ledger, self._driver.lease_ttl_s, heartbeat_s, retry_after_s=wait_s)
-        superseded = set() if seat is None else seat.superseded
+        self._driver.record(roster.seat(intro.worker, intro.incarnation))
         if seat is not None:
             before = self._driver.by_uid(seat.job_uid)
             if before is not None:
                 before.add_live(seat.forget_live())
-            if seat.incarnation != intro.incarnation:
-                superseded.add(seat.incarnation)
         for other in self._driver.runs.values():
             if other is not run:
                 self._driver.record(other.table.worker_lost(intro.worker))
         facts, keep = run.table.register(intro.worker, intro.incarnation, intro.held, now, self._driver.lease_ttl_s)
         self._driver.record(facts)
-        self._driver.seats[intro.worker] = Seat(
-            intro.worker, intro.incarnation, run.uid, seen_at=now, superseded=superseded
-        )
+        self._driver.seats[intro.worker] = Seat(intro.worker, intro.incarnation, run.uid, seen_at=now)
         run.workers = len(self._driver.seats_of(run))
         log.info("worker registered", worker=intro.worker, job=run.name, keeps=len(keep))
         self._driver.settle(run)
@@ -105,7 +106,7 @@ class WorkerDesk:
             job_uid=run.uid,
             job_name=run.name,
             program=run.program_text,
-            staging=str(run.output.staging),
+            staging=run.output.store.staging,
             coordinator_timeout_s=run.options.coordinator_timeout_s,
             keep=tuple(keep),
         )
@@ -118,10 +119,15 @@ class WorkerDesk:
         """
         seat = self._driver.seats.get(report.worker)
         run = None if seat is None else self._driver.by_uid(seat.job_uid)
-        if seat is not None and report.incarnation in seat.superseded:
+        if self._driver.ledger.roster.has_successor(report.worker, report.incarnation):
             return Answer(self._driver.term, await self._driver.commits.durable(), directive=STOP)
         if seat is None or run is None or seat.incarnation != report.incarnation or report.term != self._driver.term:
             return Answer(self._driver.term, await self._driver.commits.durable(), directive=REGISTER)
+        names = [stage.name for stage in run.program.stages]
+        fault = report_fault(report, units_total=run.table.units_total, stages=names)
+        if fault:
+            self._note_refusal(seat, fault)
+            raise BadReport(f"What {report.worker} says can't be: {fault}.")
         seat.seen_at, seat.is_lost = self._driver.now(), False
         if report.sequence > seat.sequence or seat.answer is None:
             seat.sequence = report.sequence
@@ -130,17 +136,21 @@ class WorkerDesk:
         answer.ledger = await self._driver.commits.durable()
         return answer
 
+    def _note_refusal(self, seat: Seat, reason: str) -> None:
+        """Logs the first refusal of a sidecar; one that keeps asking must not fill the log."""
+        if not seat.is_refused:
+            seat.is_refused = True
+            log.warning("worker refused", worker=seat.name, reason=reason)
+
     def heartbeat_s(self) -> float:
         """How often workers come by, so that all of them together don't keep this process busy."""
-        return max(HEARTBEAT_S, len(self._driver.seats) / EXCHANGES_MAX)
+        return pace.heartbeat_s(self._driver.fleet)
 
     def _decide(self, run: JobRun, seat: Seat, report: Report) -> Answer:
         now, table = self._driver.now(), run.table
-        answer = Answer(self._driver.term, wait_s=self.heartbeat_s())
-        run.add_live(seat.note(report))
-        if not all(self._is_first(run, seat, held) for held in report.held):
-            # Rows of an ended epoch, or of a second one, are counted with the other's: a budget is spent once.
-            run.add_live(seat.forget_live())
+        answer = Answer(self._driver.term, wait_s=self.heartbeat_s(), lease_ttl_s=self._driver.lease_ttl_s)
+        seat.note(report)
+        self._driver.counters.note(run.uid, report, now)
         for release in report.releases:
             self._release(run, seat, release)
         for shard, epoch in report.published:
@@ -160,25 +170,48 @@ class WorkerDesk:
         for lease in table.held_by(seat.name):
             if (lease.shard, lease.epoch) not in named:
                 self._give_back(run, lease, "the worker doesn't hold it")
-        seat.observe(now, sum(lease.position - table.range_of(lease.shard)[0] for lease in table.held_by(seat.name)))
+        self._count_live(run, seat)
+        seat.observe(now, run.sharing.units_live(seat.name))
+        if run.input_breaker.is_open:
+            for lease in table.held_by(seat.name):
+                if lease.position > table.range_of(lease.shard)[0]:
+                    run.input_breaker.worked(lease.granted_at, now)
         run.reject_example = run.reject_example or report.reject_example
-        if report.fatal_reason:
+        if report.fatal_reason == MODEL_SUSPECT:
+            if not self._has_worked(run, seat):
+                self._driver.fail(run, Reason.MODEL_FAILED, report.fatal_message)
+        elif report.fatal_reason:
             self._driver.fail(run, report.fatal_reason, report.fatal_message)
         self._driver.settle(run)
         if run.is_open and report.want and not report.is_draining:
             self._grant(run, seat, report.want, now, answer)
-            if not answer.grants:
-                answer.wait_s = WAIT_IDLE_S
-        answer.asks = [(shard, epoch) for shard, epoch in run.asks if self._holder(run, shard, epoch) == seat.name]
+            if not answer.grants and run.sharing.is_late_or_idle(seat.name) and not run.is_pausing:
+                answer.wait_s = pace.idle_s(self._driver.fleet)
+        answer.asks = run.sharing.asks_of(seat.name)
         answer.directive = self._directive(run)
         if run.finishing is not None:
-            answer.wait_s = WAIT_IDLE_S
+            answer.wait_s = pace.idle_s(self._driver.fleet)
         run.note_change()
         return answer
 
-    def _is_first(self, run: JobRun, seat: Seat, held: Held) -> bool:
-        live = run.table.live_on(held.shard)
-        return bool(live) and (live[0].worker, live[0].epoch) == (seat.name, held.epoch)
+    def _has_worked(self, run: JobRun, but: Seat) -> bool:
+        """Whether rows have come through every stage before, or on another worker.
+
+        Of rejects that are run again it is no news that none comes through.
+        """
+        if run.program.source.rejected:
+            return True
+        others = [seat for seat in self._driver.seats_of(run) if seat is not but and seat.stages]
+        return run.table.rows.out > 0 or any(all(stage.rows_out for stage in seat.stages) for seat in others)
+
+    def _count_live(self, run: JobRun, seat: Seat) -> None:
+        """Counts rows of live leases: the budget of rejects is spent as soon as they are known, and once a row."""
+        table = run.table
+        firsts = {table.live_on(lease.shard)[0].worker for lease in table.held_by(seat.name)} | {seat.name}
+        for name in firsts:
+            first = self._driver.seats.get(name)
+            if first is not None:
+                run.add_live(first.note_live(table.rows_live(name)))
 
     def _directive(self, run: JobRun) -> str:
         if run.is_terminal or run.is_forgotten:
@@ -186,8 +219,20 @@ class WorkerDesk:
         return DRAIN if run.state is JobState.SUSPENDED else ""
 
     def _release(self, run: JobRun, seat: Seat, release: Released) -> None:
+        live = run.table.live_on(release.shard)
+        lease = next((x for x in live if (x.worker, x.epoch) == (seat.name, release.epoch)), None)
+        charged = release.charged
+        breaker = run.breakers.get(release.exit_class)
+        if breaker is not None and lease is not None:
+            charged = breaker.failed(release.shard, lease.granted_at, self._driver.now(), release.error)
         found = run.table.release(
-            seat.name, seat.incarnation, release.shard, release.epoch, charged=release.charged, error=release.error
+            seat.name,
+            seat.incarnation,
+            release.shard,
+            release.epoch,
+            charged=charged,
+            error=release.error,
+            is_outage=breaker is not None,
         )
         if isinstance(found, Stale):
             return
@@ -204,8 +249,9 @@ class WorkerDesk:
             self._driver.record(found)
 
     def _commit(self, run: JobRun, seat: Seat, asked: CommitAsked, now: float) -> Verdict:
-        fault = _name_fault(run, asked) or _rows_fault(run, asked)
+        fault = commit_fault(run, asked)
         if fault:
+            self._note_refusal(seat, fault)
             return Verdict(asked.shard, asked.epoch, REFUSED, fault)
         live = run.table.live_on(asked.shard)
         lease = next((x for x in live if x.worker == seat.name), None)
@@ -216,8 +262,10 @@ class WorkerDesk:
             asked.epoch,
             begin=asked.begin,
             end=asked.end,
-            counts=asked.counts,
+            counts=replace(asked.counts, corrupt=corrupt_rows(run.ledger.planned.unit, asked.corrupt)),
             files=asked.files,
+            corrupt=asked.corrupt,
+            schema=asked.schema,
             now=now,
             publish_ttl_s=self._driver.lease_ttl_s,
         )
@@ -227,14 +275,22 @@ class WorkerDesk:
                 return Verdict(asked.shard, asked.epoch, ACCEPTED, reason)
             case Stale() | Refused():
                 self._driver.counters.fenced_commits += 1
+                if isinstance(found, Refused):
+                    self._note_refusal(seat, found.reason)
                 return self._verdict(found, asked.shard, asked.epoch)
+            case OtherSchema():
+                message = schemas_differ(run, found)
+                self._driver.fail(run, Reason.SCHEMA_MISMATCH, message)
+                return Verdict(asked.shard, asked.epoch, REFUSED, message)
         self._driver.record(found)
         for beaten in live:
             other = self._driver.seats.get(beaten.worker)
             if other is not None and other is not seat:
-                run.add_live(other.forget_live())
+                run.add_live(other.note_live(run.table.rows_live(other.name)))
         if lease is not None:
             self._driver.counters.lease_duration.observe(now - lease.granted_at)
+            for breaker in run.breakers.values():
+                breaker.worked(lease.granted_at, now)
         seat.units_done += asked.end - asked.begin
         run.exit_classes.pop(asked.shard, None)
         return Verdict(asked.shard, asked.epoch, ACCEPTED, HELD_OUTPUT if run.table.is_held else "")
@@ -249,69 +305,51 @@ class WorkerDesk:
         return Verdict(shard, epoch, ACCEPTED)
 
     def _split(self, run: JobRun, seat: Seat, shard: ShardId, epoch: Epoch, at: int, answer: Answer) -> None:
-        # The holder doesn't know where its format may be cut; the next place at or past its offer will do.
-        found: list[Fact] | Stale | Refused = Stale(shard, epoch)
-        if self._holder(run, shard, epoch) == seat.name:
-            found = run.table.split(
-                seat.name, seat.incarnation, shard, epoch, min(run.table.next_cut(at), run.table.range_of(shard)[1])
-            )
-        run.asks.pop((shard, epoch), None)
+        found = run.sharing.split(seat.name, seat.incarnation, shard, epoch, at)
         if isinstance(found, Stale):
             answer.stale.append(Verdict(shard, epoch, STALE))
             return
         if isinstance(found, list):
             self._driver.record(found)
-        if not found or isinstance(found, Refused):
-            run.unwilling.add((shard, epoch))
         answer.ends.append((shard, epoch, run.table.range_of(shard)[1]))
 
     def _grant(self, run: JobRun, seat: Seat, want: int, now: float, answer: Answer) -> None:
-        table = run.table
-        if run.options.workers_max is not None and not table.held_by(seat.name):
-            working = {lease.worker for lease in table.leases()} | {seat.name}
-            if len(working) > run.options.workers_max:
-                return
+        if not self._has_place(run, seat):
+            return
         for _ in range(want):
-            unread = [
-                left
-                for lease in table.held_by(seat.name)
-                if (left := table.range_of(lease.shard)[1] - lease.position) > 0
-            ]
-            grantable = hold.next_grant(
+            if not all(breaker.allows(now) for breaker in run.breakers.values()):
+                return
+            facts = run.sharing.grant(
+                seat.name,
+                seat.incarnation,
+                now,
+                self._driver.lease_ttl_s,
+                rates=partial(self._rates, run),
                 rate=seat.units_per_second,
-                units_held=sum(unread),
-                leases_held=len(unread),
-                units_pending=table.units_pending,
-                units_min=table.units_min,
-                workers=max(1, run.workers),
+                workers=run.workers,
+                fleet_rate=run.estimate.units_per_second or None,
                 interval_s=self.heartbeat_s(),
             )
-            if grantable is None:
-                return
-            facts = table.grant(
-                seat.name, seat.incarnation, now, self._driver.lease_ttl_s, units_max=grantable.units_max
-            )
             if not facts:
-                if not table.held_by(seat.name):
-                    self._help_at_the_tail(run, seat, now, answer)
                 return
             self._granted(run, facts, answer)
+            for breaker in run.breakers.values():
+                breaker.granted(now)
 
-    def _help_at_the_tail(self, run: JobRun, seat: Seat, now: float, answer: Answer) -> None:
-        table = run.table
-        live = {(lease.shard, lease.epoch) for lease in table.leases()}
-        run.asks = {key: asker for key, asker in run.asks.items() if key in live}
-        rates = {other.name: rate for other in self._driver.seats_of(run) if (rate := other.units_per_second)}
-        if seat.name not in run.asks.values():
-            latest = tail.split_candidate(table, now, rates, asked=run.asks.keys() | run.unwilling)
-            if latest is not None and latest.worker != seat.name:
-                run.asks[latest.shard, latest.epoch] = seat.name
-                return
-        second = tail.twin_candidate(table, now, rates, seat.name)
-        if second is not None:
-            facts = table.twin(seat.name, seat.incarnation, second.shard, now, self._driver.lease_ttl_s)
-            if isinstance(facts, list):
-                self._granted(run, facts, answer)
+    def _rates(self, run: JobRun) -> dict[WorkerName, float]:
+        """Units/s of the job's workers, as far as they are known."""
+        return {seat.name: rate for seat in self._driver.seats_of(run) if (rate := seat.units_per_second)}
+
+    def _has_place(self, run: JobRun, seat: Seat) -> bool:
+        """Whether the worker is one of the `workers_max` that may take part: of those that are there, who came first.
+
+        Workers lease ahead, so whoever is beyond the limit would else never run out of leases and stop.
+        """
+        most = run.options.workers_max
+        if most is None or len(self._driver.seats) <= most:
+            return True
+        there = (other.name for other in self._driver.seats_of(run) if not other.is_draining)
+        return seat.name in islice(there, most)
 
     def _granted(self, run: JobRun, facts: Sequence[Fact], answer: Answer) -> None:
         self._driver.record(facts)
@@ -320,9 +358,6 @@ class WorkerDesk:
         begin, end = run.table.range_of(granted.shard)
         slices = tuple(run.ledger.dataset.slices(begin, end))
         answer.grants.append(Grant(granted.shard, granted.epoch, begin, end, slices))
-
-    def _holder(self, run: JobRun, shard: ShardId, epoch: Epoch) -> WorkerName | None:
-        return next((x.worker for x in run.table.leases() if (x.shard, x.epoch) == (shard, epoch)), None)
 
     # ------------------------------------------------------------------ inside
 
@@ -336,28 +371,3 @@ class WorkerDesk:
             if run.state is JobState.SUSPENDED:
                 suspended = run
         return suspended
-
-
-def _rows_fault(run: JobRun, asked: CommitAsked) -> str:
-    """Why a commit's rows don't add up to what a manifest must say (law 1)."""
-    counts, units = asked.counts, asked.end - asked.begin
-    if run.ledger.planned.unit != "byte" and counts.read != units:
-        return f"{counts.read} rows were read of {units}"
-    for kind, rows in (("data", counts.out + counts.children), ("rejects", counts.rejected)):
-        listed = sum(file.rows for file in asked.files if file.kind == kind)
-        if listed != rows:
-            return f"the files of {kind} have {listed} rows, the counts say {rows}"
-    return ""
-
-
-def _name_fault(run: JobRun, asked: CommitAsked) -> str:
-    """Why a commit's file names aren't those of its lease: nothing a worker says is trusted about another's."""
-    if len({file.name for file in asked.files}) != len(asked.files):
-        return "a file is named twice"
-    for file in asked.files:
-        folder, _, name = file.name.rpartition("/")
-        if (folder, file.kind) not in (("", "data"), (REJECTED, "rejects")):
-            return f"{file.name} isn't where {file.kind} files go"
-        if parse_part_name(name) != (asked.shard, run.uid[:8], asked.epoch):
-            return f"{file.name} isn't a name of shard {asked.shard}, epoch {asked.epoch} of this job"
-    return ""

@@ -2,7 +2,7 @@
 
 It has no name that could leak, and the kernel frees it when the last process that maps it ends.
 
-Not here: which bytes are free (`headrace.local.arena`), where rows lie in it (`headrace.local.columns`).
+Not here: which bytes are free (`sidecar.core.space`), where rows lie in it (`headrace.local.columns`).
 """
 
 import contextlib
@@ -10,7 +10,6 @@ import fcntl
 import mmap
 import os
 
-from headrace.local.arena import Allocator
 from headrace.local.columns import aligned
 
 MADV_POPULATE_WRITE = 23
@@ -23,7 +22,6 @@ class Arena:
     def __init__(self, fd: int, size: int) -> None:
         self.fd = fd
         self.size = size
-        self.allocator = Allocator(size)
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._map.madvise(mmap.MADV_DONTFORK)
         self.view = memoryview(self._map)

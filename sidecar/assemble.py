@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.arrow_types import tensor_type
 from headrace.errors import BadJob, Fault
 from headrace.program import Program, SinkProgram
 from headrace.words import SOURCE
 from sidecar.converter.buffers import arrow_mask
-from sidecar.converter.to_arrow import nested_type
+from sidecar.picking import rows_where
 
 
 def assemble(
@@ -45,7 +46,7 @@ def assemble(
     if faults:
         raise BadJob(faults)
     rows = pa.RecordBatch.from_arrays(arrays, [column.name for column in sink.columns])
-    return rows if keep is None else rows.filter(arrow_mask(keep))
+    return rows if keep is None else rows_where(rows, arrow_mask(keep))
 
 
 def empty_rows(
@@ -65,17 +66,8 @@ def empty_rows(
             fields.append(pa.field(column.name, source.field(column.ref.column).type))
         else:
             dtype, shape = specs.get(column.ref.producer, {}).get(column.ref.column, (None, None))
-            fields.append(pa.field(column.name, _spec_type(dtype, shape)))
+            fields.append(pa.field(column.name, tensor_type(dtype, shape)))
     return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in fields], schema=pa.schema(fields))
-
-
-def _spec_type(dtype: str | None, shape: Sequence[int | None] | None) -> pa.DataType:
-    if dtype is None:
-        return pa.null()
-    if dtype in ("utf8", "binary"):
-        return pa.string() if dtype == "utf8" else pa.binary()
-    leaf = pa.date32() if dtype == "datetime64[D]" else pa.from_numpy_dtype(np.dtype(dtype))
-    return nested_type(leaf, tuple(shape[1:])) if shape is not None else pa.null()
 
 
 def _missing(name: str, stage: str, column: str, there: Sequence[tuple[str, str]]) -> Fault:

@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from headrace.channel import parse_address
 from headrace.cores import machine_cores
 from headrace.errors import ConfigError
 
@@ -13,6 +14,20 @@ SOFT_ARENA_BYTES = 64 << 20
 PREFAULT_BYTES = 16 << 20
 """Made resident at the start. Regions come from low addresses, so narrow rows never need more; what wide rows touch
 beyond it stays warm after its first use."""
+
+
+DESCRIPTION = """\
+Run one worker by hand: it leases shards of a job from a coordinator, feeds them
+through the job's predictors and commits their output. `headrace run` starts its
+workers by itself.
+"""
+EXAMPLES = """\
+examples:
+  headrace worker --coordinator unix:/run/headrace/coordinator.sock
+  headrace worker --coordinator 127.0.0.1:7070 --token-file token --worker left
+
+SIGTERM drains it: what has been read is finished, the rest is handed back.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +51,23 @@ def read_config(argv: list[str] | None = None) -> Config:
     Raises:
         ConfigError: the platform can't run a worker.
     """
-    parser = argparse.ArgumentParser(prog="python -m sidecar", description="One worker of a Headrace job.")
-    parser.add_argument("--coordinator", required=True, help="unix:PATH or HOST:PORT of the coordinator")
-    parser.add_argument("--worker", default=f"worker-{os.getpid()}", help="stable name of this worker")
+    parser = argparse.ArgumentParser(
+        prog="headrace worker",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--coordinator", required=True, type=_address, metavar="URL", help="unix:PATH or HOST:PORT of the coordinator"
+    )
+    parser.add_argument(
+        "--worker", default=f"worker-{os.getpid()}", help="its stable name (default: made of its process id)"
+    )
     parser.add_argument("--token-file", type=Path, help="file with the token for HOST:PORT")
     parser.add_argument("--lifeline-fd", type=int, help="read end of a pipe: its end of file ends this worker at once")
     parser.add_argument("--socket-folder", type=Path, help="where it makes its folder for sockets of predictor hosts")
     parser.add_argument("--job-uid", default="", help="work for this job only")
-    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--verbose", action="store_true", help="log everything to stderr")
     args = parser.parse_args(argv)
     if not hasattr(os, "memfd_create"):
         raise ConfigError("a worker needs Linux: the arena is a sealed memfd")
@@ -58,6 +82,14 @@ def read_config(argv: list[str] | None = None) -> Config:
         memory_bytes=memory_bytes(),
         verbose=args.verbose,
     )
+
+
+def _address(text: str) -> str:
+    try:
+        parse_address(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def cores() -> int:

@@ -8,28 +8,34 @@ Not here: when to ask and what to do with the answer (`sidecar.driver`).
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import structlog
 from grpclib.const import Status
-from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.exceptions import GRPCError
 
 from headrace import v1
-from headrace.channel import open_channel
-from headrace.dataset import Slice
+from headrace.channel import BROKEN, open_channel
+from headrace.dataset import CorruptUnits, Slice
 from headrace.errors import HeadraceError
-from headrace.limits import CALL_TIMEOUT_S
 from sidecar.core.batches import ShardKey
 from sidecar.core.terms import Terms
 from sidecar.writer import Staged
 
 PROTOCOL = 1
+REGISTER = "register"
+"""Directive of an answer to a worker that isn't known (any more): nothing of what it said was taken."""
 TRANSIENT = (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED, Status.CANCELLED, Status.INTERNAL, Status.UNKNOWN)
 """What a coordinator that restarts may answer; anything else will not change."""
 BACKOFF_FIRST_S = 0.05
-BACKOFF_MAX_S = 5.0
+BACKOFF_MAX_S = 1.0
+"""A coordinator that is back gives its first lease within two seconds."""
+BACKOFF_TTL_SHARE = 0.125
+"""Of the lease time, at least: many workers have longer leases, and must not fall upon it all at once."""
+CALL_TIMEOUT_S = 4.0
+"""A reply waits for one fsync. Of a connection that swallows all, two such waits fit into one lease time."""
 
 log = structlog.get_logger()
 Request = TypeVar("Request")
@@ -69,6 +75,8 @@ class HeldLease:
     begin: int
     end: int
     position: int
+    rows_done: int = 0  # through all stages, filtered, rejected or in a corrupt range
+    rows_rejected: int = 0  # of these: rejected, or in a corrupt range
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,8 @@ class CommitWish:
     rows_out: int
     rows_rejected: int
     files: tuple[Staged, ...]
+    schema: str  # of the data file (`AgreedSchema.text`); empty without one
+    corrupt: tuple[CorruptUnits, ...] = ()  # what could not be read, by rising begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +130,26 @@ class StageSummary:
     rows_out: int
     batches: int
     busy_s: float
+    wait_input_s: float
     ready_s: float
     queued: int
     restarts: int
     batch_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageMeasures:
+    """What only metrics want to know of a stage, since this sidecar started; seconds are summed over its predictors."""
+
+    stage: str
+    rows_in_progress: int
+    wait_output_s: float
+    last_done_ago_s: float  # < 0: no batch is done yet
+    load_s: float  # the longest load of the model
+    hangs: int
+    rows_tried_again: Mapping[str, int]  # by reason: exception, crash, hang
+    seconds_counts: tuple[int, ...]  # batches by headrace.buckets.BATCH_SECONDS
+    rows_counts: tuple[int, ...]  # batches by headrace.buckets.BATCH_ROWS
 
 
 @dataclass(slots=True)
@@ -137,8 +163,6 @@ class Report:
     releases: Sequence[Handback] = ()
     offers: Sequence[tuple[ShardKey, int]] = ()
     stages: Sequence[StageSummary] = ()
-    rows_rejected_live: int = 0
-    rows_read_live: int = 0
     rows_per_second: float = 0.0
     draining: bool = False
     read_busy_s: float = 0.0
@@ -146,6 +170,9 @@ class Report:
     fatal_reason: str = ""
     fatal_message: str = ""
     reject_example: str = ""  # one rejected row, where and why
+    arena_bytes: int = 0
+    arena_used_bytes: int = 0
+    measures: Sequence[StageMeasures] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +226,10 @@ class CoordinatorClient:
             ledger_seen=self._ledger_seen,
             job_uid=self._job_uid,
         )
-        reply: v1.RegisterReply = await self._persist(self._stub.register, request, terms)
+        reply: v1.RegisterReply
+        reply, asked_at = await self._persist(self._stub.register, request, terms)
+        if terms:
+            terms.renewed(asked_at, asyncio.get_running_loop().time())
         self._term = reply.term
         self._ledger_seen = max(self._ledger_seen, reply.ledger)
         return Registration(
@@ -233,8 +263,6 @@ class CoordinatorClient:
             releases=[_release_message(handback) for handback in report.releases],
             offers=[v1.SplitOffer(shard=key[0], epoch=key[1], at=at) for key, at in report.offers],
             stages=[_stage_message(summary) for summary in report.stages],
-            rows_rejected_live=report.rows_rejected_live,
-            rows_read_live=report.rows_read_live,
             rows_per_second=report.rows_per_second,
             draining=report.draining,
             read_busy_s=report.read_busy_s,
@@ -242,8 +270,17 @@ class CoordinatorClient:
             fatal_reason=report.fatal_reason,
             fatal_message=report.fatal_message,
             reject_example=report.reject_example,
+            arena_bytes=report.arena_bytes,
+            arena_used_bytes=report.arena_used_bytes,
+            measures=[_measures_message(measures) for measures in report.measures],
         )
-        reply: v1.ExchangeReply = await self._persist(self._stub.exchange, request, terms)
+        reply: v1.ExchangeReply
+        reply, asked_at = await self._persist(self._stub.exchange, request, terms)
+        if reply.directive == REGISTER:
+            terms.heard(asyncio.get_running_loop().time())
+        else:
+            terms.lease_ttl_s = reply.lease_ttl_s or terms.lease_ttl_s
+            terms.renewed(asked_at, asyncio.get_running_loop().time())
         self._ledger_seen = max(self._ledger_seen, reply.ledger)
         return Answer(
             term=reply.term,
@@ -263,32 +300,39 @@ class CoordinatorClient:
 
     async def _persist(
         self, call: Callable[[Request], Awaitable[Reply]], request: Request, terms: Terms | None
-    ) -> Reply:
+    ) -> tuple[Reply, float]:
+        """The answer, and when it was asked for first: a lost answer to that try may be the one that renewed."""
         backoff_s = BACKOFF_FIRST_S
+        backoff_max_s = max(BACKOFF_MAX_S, BACKOFF_TTL_SHARE * terms.lease_ttl_s if terms else 0.0)
         loop = asyncio.get_running_loop()
+        asked_at = loop.time()
         while True:
-            asked_at = loop.time()
             try:
-                reply = await call(request)
+                return await call(request), asked_at
             except GRPCError as error:
                 if error.status not in TRANSIENT:
                     raise Refused(f"The coordinator refused this worker: {error.message}") from error
                 reason = str(error.message)
-            except (OSError, StreamTerminatedError, TimeoutError) as error:
+            except BROKEN as error:
                 reason = repr(error)
-            else:
-                if terms:
-                    terms.renewed(asked_at, loop.time())
-                return reply
+                self._channel.close()  # it may be dead without saying so: the next call opens another
             if terms and terms.is_abandoned(loop.time()):
                 raise Abandoned(f"The coordinator has been away for over {terms.coordinator_timeout_s:g} s: {reason}")
             log.info("coordinator away", reason=reason, again_in_s=round(backoff_s, 2))
             await asyncio.sleep(random.uniform(0, backoff_s))  # full jitter: workers must not come back in step
-            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            backoff_s = min(backoff_s * 2, backoff_max_s)
 
 
 def _held_message(lease: HeldLease) -> v1.Held:
-    return v1.Held(shard=lease.shard, epoch=lease.epoch, begin=lease.begin, end=lease.end, position=lease.position)
+    return v1.Held(
+        shard=lease.shard,
+        epoch=lease.epoch,
+        begin=lease.begin,
+        end=lease.end,
+        position=lease.position,
+        rows_done=lease.rows_done,
+        rows_rejected=lease.rows_rejected,
+    )
 
 
 def _commit_message(wish: CommitWish) -> v1.Commit:
@@ -301,7 +345,12 @@ def _commit_message(wish: CommitWish) -> v1.Commit:
         rows_filtered=wish.rows_filtered,
         rows_out=wish.rows_out,
         rows_rejected=wish.rows_rejected,
-        files=[v1.StagedFile(name=f.name, kind=f.kind, size=f.size, digest=f.digest, rows=f.rows) for f in wish.files],
+        files=[
+            v1.StagedFile(name=f.name, kind=f.kind, size=f.size, digest=f.digest, rows=f.rows, staged=f.staged)
+            for f in wish.files
+        ],
+        schema=wish.schema,
+        corrupt=[v1.CorruptRange(begin=c.begin, end=c.end, reason=c.reason) for c in wish.corrupt],
     )
 
 
@@ -324,10 +373,27 @@ def _stage_message(summary: StageSummary) -> v1.StageStats:
         rows_out=summary.rows_out,
         batches=summary.batches,
         busy_s=summary.busy_s,
+        wait_input_s=summary.wait_input_s,
         predictor_s=summary.ready_s,
         queue_batches=summary.queued,
         restarts=summary.restarts,
         batch_rows=summary.batch_rows,
+    )
+
+
+def _measures_message(measures: StageMeasures) -> v1.StageMeasures:
+    return v1.StageMeasures(
+        stage=measures.stage,
+        rows_in_progress=measures.rows_in_progress,
+        wait_output_s=measures.wait_output_s,
+        last_done_ago_s=measures.last_done_ago_s,
+        load_s=measures.load_s,
+        hangs=measures.hangs,
+        rows_after_exception=measures.rows_tried_again["exception"],
+        rows_after_crash=measures.rows_tried_again["crash"],
+        rows_after_hang=measures.rows_tried_again["hang"],
+        seconds_counts=list(measures.seconds_counts),
+        rows_counts=list(measures.rows_counts),
     )
 
 

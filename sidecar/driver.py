@@ -9,12 +9,9 @@ Not here: reading (`sidecar.feed`), the graph (`sidecar.flow`), writing (`sideca
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import pyarrow as pa
 import structlog
@@ -22,8 +19,8 @@ import structlog
 from headrace.cores import core_share, within
 from headrace.errors import BadJob, HeadraceError, InputError, SinkError
 from headrace.program import Program
-from headrace.publish import publish
-from headrace.words import ExitCode
+from headrace.stores import open_store
+from headrace.words import MODEL_SUSPECT, ExitCode
 from sidecar.arena import Arena
 from sidecar.assemble import empty_rows
 from sidecar.converter import Converter
@@ -39,9 +36,11 @@ from sidecar.core.batches import Batch, ShardKey
 from sidecar.core.terms import Terms
 from sidecar.feed import Feed
 from sidecar.flow import Flow
+from sidecar.news import News
 from sidecar.reader import open_source, source_schema
-from sidecar.report import Rate, commit_wish, held_lease, stage_summaries
+from sidecar.report import Rate, commit_wish, held_lease, stage_measures, stage_summaries
 from sidecar.shard_run import RunState, ShardRun
+from sidecar.timed_threads import TimedThreads
 from sidecar.wiring import Wiring, batch_rows_max, wire
 from sidecar.writer import AgreedSchema, SchemaChanged
 
@@ -49,11 +48,14 @@ READERS = 2
 """Leases read at once: reading one overlaps with converting the other."""
 LEASES_AHEAD = READERS + 1
 """Leases held that aren't read to their end: one waits while the others are read."""
+WRITERS = 2
+"""Threads that write; each lease is with one of them at a time."""
+CALM_S = 0.1
+"""Between two exchanges while all feeds have work: commits, publishes and wishes are said together."""
 HELD = "held"
 """Reason of an accepted commit that workers must not publish (append, replace)."""
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
 
 class Driver:
@@ -75,6 +77,7 @@ class Driver:
         self._program = program
         self._terms = terms
         self._arena = arena
+        self._store = open_store(program.sink.uri, program.job_uid, program.sink.storage, staging=registration.staging)
         self._wiring: Wiring = wire(program)
         share = core_share(cores, len(program.stages), program.workers)
         self._predictors = {
@@ -92,8 +95,8 @@ class Driver:
             on_fatal=self._fatal,
             on_host_lost=self._host_lost,
         )
-        self._read_threads = ThreadPoolExecutor(READERS, thread_name_prefix="read")
-        self._write_threads = ThreadPoolExecutor(2, thread_name_prefix="write")
+        self._readers = TimedThreads(READERS, "read")
+        self._writers = TimedThreads(WRITERS, "write")
         self._rows_max = batch_rows_max(program)
         self._source = open_source(program.source)
         self._feed = Feed(
@@ -101,18 +104,17 @@ class Driver:
             Converter(source_schema(program.source), self._wiring.tensors),
             self._flow,
             arena,
-            self._read_threads,
+            self._readers,
         )
         self._runs: dict[ShardKey, ShardRun] = {}
         self._unread: asyncio.Queue[ShardRun] = asyncio.Queue()  # bounded by LEASES_AHEAD: more are never asked for
         self._handbacks: list[Handback] = []
-        self._news = asyncio.Event()
+        self._news = News(CALM_S)
         self._order = 0
         self._is_draining = False
         self._fatal_error: tuple[str, str] = ("", "")
         self._reject_example = ""
-        self._schema = AgreedSchema()
-        self._write_busy_s = 0.0
+        self._schema = AgreedSchema(program.sink.format)
         self._rate = Rate()
         self._ended: asyncio.Future[ExitCode] = asyncio.get_running_loop().create_future()
 
@@ -140,24 +142,24 @@ class Driver:
                         if run.state is RunState.READING:
                             self._drop(key)  # also wakes who waits for room that will not come
         finally:
-            self._read_threads.shutdown(wait=False, cancel_futures=True)
-            self._write_threads.shutdown(wait=False, cancel_futures=True)
+            self._readers.close()
+            self._writers.close()
 
     def drain(self) -> None:
-        """Takes no more leases; what has been read is finished and committed, the rest goes back at once."""
+        """Takes no more leases; what has been admitted is finished and committed, the rest goes back at once."""
         if self._is_draining:
             return
         self._is_draining = True
         for run in list(self._runs.values()):
             if run.state is RunState.READING and not run.is_read:
-                run.end = run.cursor.lower_end(run.cursor.position)
-                run.offered = None
+                run.end = run.cut(run.position)
+                run.offered = run.end if run.end < run.agreed_end else None  # so that others needn't wait for the front
                 run.changed()
                 if run.end == run.lease.begin:
                     self._hand_back(run, Handback(run.key, "", "", is_charged=False))
         if not self._runs and not self._handbacks:
             self._end(ExitCode.DONE)  # nothing to say
-        self._news.set()
+        self._news.tell()
 
     def _end(self, code: ExitCode) -> None:
         if not self._ended.done():
@@ -166,31 +168,34 @@ class Driver:
     # ------------------------------------------------------------------ exchange
 
     async def _exchange_on(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while True:
-                self._news.clear()
+                self._news.begin()
                 report = self._report()
                 answer = await self._client.exchange(report, self._terms)
                 if answer.directive != "register":  # else nothing of the report was taken
                     self._handbacks = [handback for handback in self._handbacks if handback not in report.releases]
-                    if report.fatal_reason:
+                    if report.fatal_reason == MODEL_SUSPECT and answer.directive != "stop":
+                        self._fatal_error = ("", "")  # the stage works for other rows of the job, so these are bad
+                    elif report.fatal_reason:
                         self._end(ExitCode.BAD_JOB)
                 await self._apply(answer)
                 if (self._is_draining or answer.directive == "drain") and not self._runs and not self._handbacks:
                     self._end(ExitCode.DONE)
-                wait_s = min(answer.wait_s or self._registration.heartbeat_s, self._registration.heartbeat_s)
-                try:
-                    async with asyncio.timeout_at(loop.time() + wait_s):
-                        await self._news.wait()
-                except TimeoutError:
-                    pass
+                await self._news.rest(answer.wait_s or self._registration.heartbeat_s, self._is_urgent)
         except Abandoned as error:
             log.error("coordinator given up", error=str(error))
             self._end(ExitCode.TEMPORARY)
         except HeadraceError as error:
             log.error("coordinator refuses this worker", error=str(error))
             self._end(ExitCode.FAILED)
+
+    def _is_urgent(self) -> bool:
+        """A feed has nothing to read, or somebody waits for an answer."""
+        if self._is_draining or self._fatal_error[0] or self._handbacks:
+            return True
+        live = [run for run in self._runs.values() if run.state is RunState.READING]
+        return sum(not run.is_read for run in live) < READERS or any(run.offered is not None for run in live)
 
     def _report(self) -> Report:
         now = asyncio.get_running_loop().time()
@@ -207,16 +212,16 @@ class Driver:
             releases=list(self._handbacks),
             offers=[(run.key, run.offered) for run in runs if run.offered is not None],
             stages=stage_summaries(self._flow, self._rows_max, now),
-            # Those of the commits are counted by the commits.
-            rows_rejected_live=sum(run.rows_rejected for run in live),
-            rows_read_live=sum(run.rows_done for run in live),
             rows_per_second=self._rate.value(now),
             draining=self._is_draining,
-            read_busy_s=self._feed.read_busy_s,
-            write_busy_s=self._write_busy_s,
+            read_busy_s=self._readers.busy_s,
+            write_busy_s=self._writers.busy_s,
             fatal_reason=self._fatal_error[0],
             fatal_message=self._fatal_error[1],
             reject_example=self._reject_example,
+            arena_bytes=self._arena.size,
+            arena_used_bytes=self._flow.arena_used,
+            measures=stage_measures(self._flow, now),
         )
 
     async def _apply(self, answer: Answer) -> None:
@@ -238,7 +243,7 @@ class Driver:
                 lease,
                 self._order,
                 self._program,
-                Path(self._registration.staging),
+                self._store,
                 self._arena.view,
                 self._schema,
                 self._flow.free_axes,
@@ -282,18 +287,22 @@ class Driver:
                 await self._feed.read(run)
                 if run.lease.begin == 0 and not run.is_cancelled:
                     await self._read_first(run)
-            except InputError as error:
+            except (InputError, SinkError) as error:
                 self._fail(run, error.kind, str(error))
                 continue
-            except SinkError as error:
-                self._fail(run, error.kind, str(error))
+            except (SchemaChanged, BadJob) as error:
+                self._fatal("SchemaMismatch", str(error))
                 continue
             run.is_read = True
-            self._news.set()
+            self._news.tell()
             self._settle(run)
 
     async def _read_first(self, run: ShardRun) -> None:
-        """The dataset's first shard always has a data file, so that a dataset without rows has a valid output."""
+        """The dataset's first shard has a data file even without rows, so that an empty output can be read.
+
+        Not where a stage's types aren't known for want of a batch, and files with types may follow: there the output
+        of a job without rows is `_SUCCESS` and a manifest without data files.
+        """
         await run.wait_written()
         if run.rows_out == 0 and not run.is_cancelled:
             specs = await self._flow.known_outputs()
@@ -301,7 +310,7 @@ class Driver:
             # A type that nobody knows yet would contradict the files of other shards, and those appended to.
             is_alone = run.end >= self._program.source.units and self._program.sink.mode != "append"
             if is_alone or not any(pa.types.is_null(kind) for kind in rows.schema.types):
-                await self._in_writer(lambda: run.write_empty(rows))
+                await self._writers.call(lambda: run.write_empty(rows))
 
     def _finished(self, batch: Batch) -> None:
         run = self._runs.get(batch.shard)
@@ -341,7 +350,7 @@ class Driver:
                 batches, run.finished = run.finished, []
                 try:
                     if not run.is_cancelled:
-                        await self._in_writer(partial(run.collect, batches))
+                        await self._writers.call(partial(run.collect, batches))
                 finally:
                     for batch in batches:
                         self._flow.written(batch)
@@ -350,27 +359,32 @@ class Driver:
             self._fail(run, error.kind, str(error))
         except (SchemaChanged, BadJob) as error:
             self._fatal("SchemaMismatch", str(error))
+        except pa.ArrowException as error:  # a type that Arrow can't do something with; other shards may be fine
+            self._fail(run, SinkError.kind, f"Output rows can't be put together: {error}")
         finally:
             run.is_settling = False
             run.changed()
         if run.is_cancelled:
-            await self._in_writer(run.discard)
+            await self._writers.call(run.discard)
         else:
             self._settle(run)
 
     async def _stage(self, run: ShardRun) -> None:
         try:
-            await self._in_writer(run.close_files)
-        except SinkError as error:
+            await self._writers.call(run.close_files)
+        except (SinkError, SchemaChanged, BadJob) as error:
             run.is_settling = False
-            self._fail(run, error.kind, str(error))
+            if isinstance(error, SinkError):
+                self._fail(run, error.kind, str(error))
+            else:
+                self._fatal("SchemaMismatch", str(error))
             return
         run.is_settling = False
         if run.is_cancelled:
-            await self._in_writer(run.discard)
+            await self._writers.call(run.discard)
             return
         run.state = RunState.COMMITTING
-        self._news.set()
+        self._news.tell()
 
     def _decided(self, key: ShardKey, outcome: str, reason: str) -> None:
         run = self._runs.get(key)
@@ -390,39 +404,38 @@ class Driver:
         if not self._terms.is_trusted(loop.time()):
             run.state = RunState.COMMITTING  # asked again with the next exchange, which renews the trust
             return
-        output = Path(self._program.sink.uri)
 
         def publish_all() -> None:
             for file in run.staged:
-                publish(file.path, output / file.name, file.size, file.digest)
+                self._store.publish(file)
 
         try:
-            await self._in_writer(publish_all)
+            await self._writers.call(publish_all)
         except SinkError as error:
             # The coordinator publishes what isn't reported in time.
             log.error("publish failed", shard=run.key[0], epoch=run.key[1], error=str(error))
             self._runs.pop(run.key, None)
         else:
             run.state = RunState.PUBLISHED
-        self._news.set()
+        self._news.tell()
 
     def _offer_split(self, key: ShardKey) -> None:
         run = self._runs.get(key)
         if self._is_draining or run is None or run.state is not RunState.READING or run.offered is not None:
             return  # a drain commits the front and gives the rest back anyway
-        position = run.cursor.position
-        run.offered = run.cursor.lower_end(position + (run.end - position + 1) // 2) if not run.is_read else run.end
-        self._news.set()
+        run.offered = run.cut(run.position + (run.end - run.position + 1) // 2) if not run.is_read else run.end
+        self._news.tell()
 
     def _split_answered(self, key: ShardKey, end: int) -> None:
         run = self._runs.get(key)
         if run is None:
             return
         run.agreed_end = end
-        if run.offered is None:  # draining: it stops where it is, whatever was agreed
+        if run.offered is None:
             return
-        run.end = end
-        run.cursor.end = end
+        if not self._is_draining:  # else it stops where it is, whatever was agreed: its commit is a split
+            run.end = end
+            run.cursor.end = end
         run.offered = None
         run.changed()
         self._settle(run)
@@ -435,7 +448,7 @@ class Driver:
     def _hand_back(self, run: ShardRun, handback: Handback) -> None:
         self._handbacks.append(handback)
         self._drop(run.key)
-        self._news.set()
+        self._news.tell()
 
     def _drop(self, key: ShardKey) -> None:
         """Forgets a lease wherever it is; its staged files go with it."""
@@ -451,30 +464,18 @@ class Driver:
             self._flow.written(batch)
         if not run.is_settling:
             run.is_settling = True
-            self._spawn(self._in_writer(run.discard), f"discard {key}")
+            self._spawn(self._writers.call(run.discard), f"discard {key}")
 
     def _fatal(self, reason: str, message: str) -> None:
         if not self._fatal_error[0]:
             log.error("this worker can't do the job", reason=reason, message=message)
             self._fatal_error = (reason, message)
-            self._news.set()
+            self._news.tell()
 
     def _host_lost(self, message: str) -> None:
         """Without its host a stage is gone; whoever started this worker starts it again, with hosts of its own."""
         log.error("a predictor host is lost", message=message)
         self._end(ExitCode.FAILED)
 
-    # ------------------------------------------------------------------ threads and tasks
-
     def _spawn(self, work: "asyncio._CoroutineLike[object]", name: str) -> None:
         self._group.create_task(work, name=name)
-
-    async def _in_writer(self, call: Callable[[], T]) -> T:
-        def timed() -> T:
-            begun = time.perf_counter()
-            try:
-                return call()
-            finally:
-                self._write_busy_s += time.perf_counter() - begun
-
-        return await asyncio.get_running_loop().run_in_executor(self._write_threads, timed)

@@ -3,7 +3,7 @@
 Not here: when it is said (`sidecar.driver`), how it becomes a message (`sidecar.coordinator_client`).
 """
 
-from sidecar.coordinator_client import CommitWish, HeldLease, StageSummary
+from sidecar.coordinator_client import CommitWish, HeldLease, StageMeasures, StageSummary
 from sidecar.flow import Flow
 from sidecar.shard_run import ShardRun
 
@@ -29,8 +29,16 @@ class Rate:
 
 
 def held_lease(run: ShardRun) -> HeldLease:
-    """The lease as far as it is agreed, and how far it has been read."""
-    return HeldLease(run.key[0], run.key[1], run.lease.begin, run.agreed_end, run.cursor.position)
+    """The lease as far as it is agreed, how far it has been read, and what became of its rows."""
+    return HeldLease(
+        run.key[0],
+        run.key[1],
+        run.lease.begin,
+        run.agreed_end,
+        run.position,
+        rows_done=run.rows_done + run.rows_corrupt,
+        rows_rejected=run.rows_rejected + run.rows_corrupt,
+    )
 
 
 def commit_wish(run: ShardRun) -> CommitWish:
@@ -44,6 +52,8 @@ def commit_wish(run: ShardRun) -> CommitWish:
         rows_out=run.rows_out,
         rows_rejected=run.rows_rejected,
         files=run.staged,
+        corrupt=tuple(run.corrupt),
+        schema=run.schema,
     )
 
 
@@ -57,10 +67,29 @@ def stage_summaries(flow: Flow, batch_rows: int, now: float) -> list[StageSummar
             rows_out=record.rows_out,
             batches=record.batches,
             busy_s=record.busy_s,
-            ready_s=record.ready_s + sum(now - since for since in record.predictors.values()),
+            wait_input_s=record.wait_input_s(now),
+            ready_s=record.predictor_s(now),
             queued=flow.queued(name),
             restarts=record.restarts,
             batch_rows=batch_rows,
+        )
+        for name, record in flow.records.items()
+    ]
+
+
+def stage_measures(flow: Flow, now: float) -> list[StageMeasures]:
+    """What only metrics want to know of each stage, in the order of the pipeline."""
+    return [
+        StageMeasures(
+            stage=name,
+            rows_in_progress=record.rows_in_progress,
+            wait_output_s=record.wait_output_s(now),
+            last_done_ago_s=-1.0 if record.last_done_at is None else now - record.last_done_at,
+            load_s=record.load_s,
+            hangs=record.hangs,
+            rows_tried_again=dict(record.rows_tried_again),
+            seconds_counts=tuple(record.seconds_counts),
+            rows_counts=tuple(record.rows_counts),
         )
         for name, record in flow.records.items()
     ]

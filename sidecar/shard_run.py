@@ -13,25 +13,30 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.dataset import CorruptUnits, corrupt_rows
 from headrace.program import Program
 from headrace.publish import part_name
+from headrace.stores.port import WorkerStore
 from headrace.words import SOURCE
 from sidecar.assemble import assemble
 from sidecar.converter import nan_rows
 from sidecar.coordinator_client import Lease
 from sidecar.core.batches import Batch, Blame, Piece, ShardKey
 from sidecar.core.order import OutputOrder, Place
-from sidecar.reader import Block, Cursor
+from sidecar.late_types import LateTypes
+from sidecar.picking import rows_at
+from sidecar.reader import BadRow, Block, Cursor
 from sidecar.writer import AgreedSchema, RejectsWriter, ShardWriter, Staged, column_to_arrow
 
 MESSAGE_CHARS_MAX = 300
-"""Of the reject that stands for the others in a job's message."""
+"""Of the reject that stands for the others in a job's message, and of the reason of a corrupt range."""
+TEXT_FORMATS = ("csv", "jsonl")
+"""Formats that count in bytes."""
 
 
 class RunState(Enum):
@@ -41,7 +46,6 @@ class RunState(Enum):
     COMMITTING = auto()  # its files are staged, the commit is asked for
     PUBLISHING = auto()  # the commit is journaled, the files are being renamed
     PUBLISHED = auto()  # ... and that is to be reported
-    ENDED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class ShardRun:
         lease: Lease,
         order: int,
         program: Program,
-        staging: Path,
+        store: WorkerStore,
         arena: memoryview,
         schema: AgreedSchema,
         free_axes: Callable[[str, str], Collection[int]],
@@ -82,13 +86,15 @@ class ShardRun:
 
         Args:
             order: the age of the lease in this worker.
+            store: of the job's output.
             arena: the whole arena's bytes.
             schema: shared by the leases of this worker.
             free_axes: axes of a stage's output, by stage and column, whose size may change from batch to batch.
         """
         self.lease = lease
         self.order = order
-        self.end = lease.end  # where reading stops
+        self.position = lease.begin  # units before it are this lease's, whatever happens: it is never cut there
+        self.end = lease.end  # where the work stops
         self.agreed_end = lease.end  # the ledger's, as last heard
         self.cursor = Cursor(lease.begin, lease.end)
         self.state = RunState.READING
@@ -98,18 +104,22 @@ class ShardRun:
         self.offered: int | None = None  # a split offered and not yet answered
         self._changed = asyncio.Event()
         self.staged: tuple[Staged, ...] = ()
+        self.schema = ""  # of the staged data file, as the coordinator compares it; empty without one
         self.finished: list[Batch] = []  # by the pipeline, not yet copied out
         self.rows_read = 0
         self.rows_filtered = 0
         self.rows_done = 0  # of those read: filtered, rejected or through all stages
         self.rows_out = 0
         self.rows_rejected = 0
+        self.corrupt: list[CorruptUnits] = []  # what could not be read, by rising begin
+        self.rows_corrupt = 0  # as the budget of rejects counts them
         self.first_reject = ""  # where and why
         self._program = program
-        self._staging = staging
+        self._store = store
         self._arena = arena
         self._free_axes = free_axes
         self._schema = schema
+        self._late_types = LateTypes(schema.known)
         self._sources: dict[int, SourceRows] = {}
         self._order = OutputOrder()
         self._ordering = threading.Lock()  # the loop starts batches while a writer thread takes those that are ready
@@ -159,6 +169,34 @@ class ShardRun:
             self._changed.clear()
             await self._changed.wait()
 
+    @property
+    def limit(self) -> int:
+        """Units from it on may be another lease's: they are given away, or offered."""
+        return self.end if self.offered is None else min(self.end, self.offered)
+
+    def cut(self, at: int) -> int:
+        """Gives units from `at` on away, but none that has been taken; returns the limit from now on."""
+        at = max(at, self.position)
+        stops = self.cursor.lower_end(at)
+        return min(self.limit, at if self._program.source.divisible else stops)
+
+    def take(self, block: Block, rows: int) -> None:
+        """The first `rows` rows of a block are on their way, or rejected: they are this lease's."""
+        self.position = max(self.position, min(block.unit_after(rows), self.limit))
+
+    def count_block(self, block: Block) -> None:
+        """Takes all that the lease has of a block: counts what was read, and lists what could not be."""
+        self.position = max(self.position, block.end)
+        self.rows_read += block.rows_read
+        self.rows_filtered += block.rows_filtered
+        self.rows_done += block.rows_filtered
+        for found in block.corrupt:
+            reason = _shortened(found.message)
+            self.corrupt.append(CorruptUnits(found.origin + found.begin, found.origin + found.end, reason))
+            unit = "byte" if self._program.source.format in TEXT_FORMATS else "row"
+            self.first_reject = self.first_reject or f"{unit}s {found.begin} to {found.end} of {found.path}: {reason}"
+            self.rows_corrupt += corrupt_rows(unit, self.corrupt[-1:])
+
     def started(self, batch: Batch, source: SourceRows) -> None:
         """A batch is on its way; batches are started in input order."""
         self._sources[batch.number] = source
@@ -183,15 +221,14 @@ class ShardRun:
 
     # ------------------------------------------------------------------ in threads
 
-    def reject_block(self, block: Block) -> None:
-        """Writes the rows of a block that its reader couldn't decode."""
-        if block.bad:
-            self._reject(
-                [row.path for row in block.bad],
-                np.array([row.address for row in block.bad], dtype=np.int64),
-                [Blame(SOURCE, row.kind, row.message) for row in block.bad],
-                None,
-            )
+    def reject_bad(self, bad: Sequence[BadRow]) -> None:
+        """Writes rows that the reader couldn't decode."""
+        self._reject(
+            [row.path for row in bad],
+            np.array([row.address for row in bad], dtype=np.int64),
+            [Blame(SOURCE, row.kind, row.message) for row in bad],
+            None,
+        )
 
     def reject_row(self, source: SourceRows, blame: Blame) -> None:
         """Writes a row that can't even enter the arena."""
@@ -201,7 +238,7 @@ class ShardRun:
         """Copies finished batches out of the arena, then writes those whose turn it is.
 
         Raises:
-            SinkError: the staging folder can't be written.
+            SinkError: the output's store can't be written to.
         """
         for batch in batches:
             self._ready[batch.number] = self._rows_of(batch)
@@ -213,11 +250,18 @@ class ShardRun:
 
     def _write(self, rows: pa.RecordBatch) -> None:
         if rows.num_rows:
-            if self._writer is None:
-                self._schema.agree(rows.schema)
-                self._writer = ShardWriter(self._program.sink, self._staging, self._stem())
-            self._writer.write(rows)
             self.rows_out += rows.num_rows
+            self._write_typed(self._late_types.take(rows))
+
+    def _write_typed(self, parts: Sequence[pa.RecordBatch]) -> None:
+        for rows in parts:
+            if self._writer is None:
+                self._writer = self._open_writer(rows.schema)
+            self._writer.write(rows)
+
+    def _open_writer(self, schema: pa.Schema) -> ShardWriter:
+        self._schema.agree(schema)
+        return ShardWriter(self._program.sink, self._store, self._stem())
 
     def _rows_of(self, batch: Batch) -> list[pa.RecordBatch]:
         source = self._sources.pop(batch.number)
@@ -227,7 +271,7 @@ class ShardRun:
         if batch.blamed:
             guilty = sorted(batch.blamed)
             blames = [batch.blamed[row] for row in guilty]
-            self._reject(*source.places(guilty), blames, source.rows.take(pa.array(guilty)))
+            self._reject(*source.places(guilty), blames, rows_at(source.rows, np.array(guilty)))
         return parts
 
     def _piece_rows(self, piece: Piece, source: SourceRows, blamed: dict[int, Blame]) -> pa.RecordBatch:
@@ -258,20 +302,28 @@ class ShardRun:
 
         Raises:
             SinkError: they can't be written.
+            SchemaChanged: rows held back until now have other columns than this worker's other files.
         """
         staged: tuple[Staged, ...] = ()
+        self._write_typed(self._late_types.rest())
         if self._writer is not None:
             staged += self._writer.close()
+            self.schema = self._schema.text
         if self._rejects is not None:
             staged += self._rejects.close()
         self.staged = staged
         return staged
 
     def write_empty(self, rows: pa.RecordBatch) -> None:
-        """Writes a file without rows, so that an empty dataset has a valid output."""
+        """Writes a file without rows, so that an empty dataset has a valid output.
+
+        Raises:
+            SinkError: the output's store can't be written to.
+            SchemaChanged: the columns aren't those of this worker's other files.
+        """
         with self._files_lock:
             if not self._is_discarded:
-                self._writer = ShardWriter(self._program.sink, self._staging, self._stem())
+                self._writer = self._open_writer(rows.schema)
                 self._writer.write(rows)
 
     def discard(self) -> None:
@@ -281,8 +333,6 @@ class ShardRun:
             for writer in (self._writer, self._rejects):
                 if writer is not None:
                     writer.abort()
-            for file in self.staged:
-                file.path.unlink(missing_ok=True)
 
     def _reject(
         self, paths: list[str], addresses: npt.NDArray[np.int64], blames: list[Blame], rows: pa.RecordBatch | None
@@ -293,7 +343,7 @@ class ShardRun:
             self.rows_rejected += len(blames)
             self.first_reject = self.first_reject or _told(paths[0], int(addresses[0]), blames[0])
             if self._rejects is None:
-                self._rejects = RejectsWriter(self._staging, self._stem(), keep_rows=self._program.errors.keep_rows)
+                self._rejects = RejectsWriter(self._store, self._stem(), keep_rows=self._program.errors.keep_rows)
             for path, group in groupby(range(len(blames)), key=paths.__getitem__):
                 first, *others = group
                 end = first + len(others) + 1
@@ -306,6 +356,9 @@ class ShardRun:
 
 def _told(path: str, address: int, blame: Blame) -> str:
     """One reject in one line for people."""
-    message = " ".join(blame.message.split())
-    short = message if len(message) <= MESSAGE_CHARS_MAX else f"{message[:MESSAGE_CHARS_MAX]} …"
-    return f"the row at {address} of {path}: {blame.stage}: {blame.kind}: {short}"
+    return f"the row at {address} of {path}: {blame.stage}: {blame.kind}: {_shortened(blame.message)}"
+
+
+def _shortened(message: str) -> str:
+    one_line = " ".join(message.split())
+    return one_line if len(one_line) <= MESSAGE_CHARS_MAX else f"{one_line[:MESSAGE_CHARS_MAX]} …"

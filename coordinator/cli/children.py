@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-TAIL_BYTES = 4096
+TAIL_BYTES = 8192
+TRACEBACK = "Traceback (most recent call last)"
 ENVIRONMENT = {
     # numpy starts a thread per core for linear algebra that no process of ours does; they spin while it starts.
     "OPENBLAS_NUM_THREADS": "1",
@@ -31,12 +32,15 @@ class Child:
         self._log = log
 
     def tail(self) -> str:
-        """The end of its log."""
+        """The end of its log in whole lines, from its last traceback on if there is one; and where the log is."""
         if self._log is None:
             return ""
         with open(self._log, "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            return file.read().decode(errors="replace").strip()
+            begin = max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES)
+            file.seek(begin)
+            text = file.read().decode(errors="replace")
+        text = text.partition("\n")[2] if begin else text
+        return f"{text[max(0, text.rfind(TRACEBACK)) :].strip()}\nAll of it: {self._log}"
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to it alone."""
@@ -59,13 +63,14 @@ class Children:
     """Starts children on one lifeline."""
 
     def __init__(self, logs: Path, verbose: bool, environ: Mapping[str, str]) -> None:
+        """They log to files in `logs`, or to stderr if `verbose`."""
         self._logs = logs
         self._verbose = verbose
         self._environ = {**ENVIRONMENT, **environ}
         self._read_end, self._write_end = os.pipe()
 
-    async def start(self, name: str, module: str, arguments: Sequence[str]) -> Child:
-        """Starts ``python -m module``; its output goes to ``logs/name.log``, or here with -v."""
+    async def start(self, name: str, module: str, arguments: Sequence[str], inherited: Sequence[int] = ()) -> Child:
+        """Starts ``python -m module`` with some open files; its output goes to ``logs/name.log``, or here with -v."""
         log = None if self._verbose else self._logs / f"{name}.log"
         out = sys.stderr.fileno() if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
@@ -79,7 +84,7 @@ class Children:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
-                pass_fds=(self._read_end,),
+                pass_fds=(self._read_end, *inherited),
                 start_new_session=True,
                 env=self._environ,
             )

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 from grpclib.client import Channel
 from grpclib.const import Status
-from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.exceptions import GRPCError
 
 from headrace import v1
-from headrace.channel import open_channel
+from headrace.channel import BROKEN, open_channel
 from headrace.errors import HeadraceError
 from headrace.limits import CALL_TIMEOUT_S
 from headrace.refusals import faults_from_text
@@ -18,7 +18,7 @@ from headrace.refusals import faults_from_text
 SUBMIT_TIMEOUT_S = 600.0
 """Planning reads the footers of all files before it answers."""
 
-Unreachable = (OSError, StreamTerminatedError, TimeoutError)
+Unreachable = BROKEN
 
 
 class Rejected(HeadraceError):

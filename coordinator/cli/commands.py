@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -9,6 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from coordinator.cli.chaos_command import chaos
+from coordinator.cli.interrupted import Interrupted, ReaderGone
+from coordinator.cli.options import (
+    WORKERS_MAX,
+    Commands,
+    Number,
+    coordinator_option,
+    examples,
+    job_argument,
+    limit_option,
+    output_option,
+    set_option,
+    sets_of,
+    state_option,
+    token_option,
+)
+from coordinator.cli.reject_commands import rejects, retry
+from coordinator.cli.show import warn
 from coordinator.cli.state import state_folder
 from headrace import collector
 from headrace.errors import BadJob, ConfigError, HeadraceError
@@ -17,76 +36,52 @@ from headrace.words import ExitCode
 if TYPE_CHECKING:
     from coordinator.cli.control import Where
 
-EXAMPLES = """
-\b
-Examples:
-  headrace run job.yaml                       run a job here, to the end
-  headrace run job.yaml --limit 1000          try it on the first 1,000 rows
-  headrace plan job.yaml                      find every mistake without running
-  headrace status --watch                     how far are the jobs of this machine?
-  headrace verify out/                        prove that every row is there exactly once
-"""
 
-output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json", "yaml"]),
-    default="table",
-    show_default=True,
-    help="Form of the answer.",
+@click.group(
+    cls=Commands,
+    epilog="`headrace COMMAND --help` shows options and examples.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-state_option = click.option(
-    "--state", type=click.Path(path_type=Path), help="State folder (default: headrace under the XDG state folder)."
-)
-coordinator_option = click.option(
-    "--coordinator", "address", metavar="URL", help="unix:PATH or HOST:PORT (default: the jobs run on this machine)."
-)
-token_option = click.option("--token-file", type=click.Path(path_type=Path), help="File with the token for HOST:PORT.")
-job_argument = click.argument("job", type=click.Path(path_type=Path, dir_okay=False))
-set_option = click.option(
-    "--set", "sets", multiple=True, metavar="NAME=VALUE", help="Value for ${NAME} in the job file."
-)
-limit_option = click.option(
-    "--limit", type=click.IntRange(min=1), metavar="ROWS", help="Take the first ROWS rows only."
-)
-
-
-@click.group(epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="headrace", prog_name="headrace")
 def cli() -> None:
-    """Offline batch inference: every row predicted exactly once, whatever dies on the way."""
+    """Offline batch inference: every row predicted exactly once, whatever dies on the way.
+
+    \b
+    Start here:
+      headrace plan job.yaml                find every mistake without running
+      headrace run job.yaml                 run it all; again after any stop: it goes on
+      headrace status --watch               how far is it? (from another terminal)
+      headrace verify out/                  prove that every row is there exactly once
+    """
 
 
 def main() -> None:
     """Entry point of `headrace`: turns errors into text on stderr and the right exit code."""
     collector.rest()  # for the imports; commands that stay resume it
-    from coordinator.cli.run import Interrupted
-
     try:
         code = cli(standalone_mode=False)
     except BadJob as error:
         count = len(error.faults)
-        print(f"The job can't run: {count} {'mistake' if count == 1 else 'mistakes'}.", file=sys.stderr)
+        warn(f"The job can't run: {count} {'mistake' if count == 1 else 'mistakes'}.")
         for fault in error.faults:
-            print(f"  {fault}", file=sys.stderr)
+            warn(f"  {fault}")
         code = ExitCode.BAD_JOB
     except Interrupted as error:
-        print(error, file=sys.stderr)
+        warn(str(error))
         code = 128 + error.number
     except ConfigError as error:
-        print(f"headrace: {error}", file=sys.stderr)
+        warn(f"headrace: {error}")
         code = ExitCode.BAD_CONFIG
+    except ReaderGone:
+        code = 128 + signal.SIGPIPE  # the reader has gone: nothing more to say, and no verdict to mistake it for
     except HeadraceError as error:
-        print(f"headrace: {error}", file=sys.stderr)
+        warn(f"headrace: {error}")
         code = ExitCode.FAILED
     except click.ClickException as error:
         error.show()
         code = error.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         code = ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing more to say
-        code = ExitCode.FAILED
     sys.exit(code if isinstance(code, int) else ExitCode.DONE)
 
 
@@ -97,27 +92,43 @@ Examples:
   headrace run job.yaml
   headrace run job.yaml --workers 2 --limit 10000
   headrace run job.yaml --set DAY=2026-11-21 -o json > result.json
+  headrace run job.yaml --http 9090 & curl 127.0.0.1:9090/metrics
 
 The same command again continues an interrupted job, and answers "complete" for one that is done; --again starts anew.
+After a trial with --limit the whole job is another one: --again, and sink.mode: replace or another output folder.
+
 Exit codes: 0 complete, 1 failed, 2 usage, 42 the job file is wrong, 130 or 143 interrupted and continuable.
 """
 )
 @job_argument
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Worker process groups.")
+@click.option(
+    "--workers", type=Number(1, WORKERS_MAX), metavar="N", default=1, show_default=True, help="Worker process groups."
+)
 @limit_option
 @set_option
 @click.option(
-    "--predictors-max", type=click.IntRange(min=1), help="At most this many predictors for each stage of a worker."
+    "--predictors-max",
+    type=Number(1, WORKERS_MAX),
+    metavar="N",
+    help="At most this many predictors for each stage of a worker.",
 )
 @click.option("--again", is_flag=True, help="Start anew, also if the job is complete or half done.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what the processes log.")
+@click.option(
+    "--http",
+    "http_port",
+    type=Number(0, 65535),
+    metavar="PORT",
+    help="Serve /metrics, /livez and /readyz on 127.0.0.1:PORT while the job runs; 0 picks a free port and prints it.",
+)
+@click.option("--under-chaos", "is_under_chaos", is_flag=True, hidden=True)
 @state_option
 @output_option
 def run(
     job: Path, workers: int, limit: int | None, sets: tuple[str, ...], predictors_max: int | None, again: bool,
-    verbose: bool, state: Path | None, output: str,
+    verbose: bool, http_port: int | None, is_under_chaos: bool, state: Path | None, output: str,
 ) -> int:  # fmt: skip
-    """Run JOB (a YAML file) on this machine, to the end."""
+    """Run JOB, a YAML file, on this machine, to the end."""
     from coordinator.cli.run import RunOptions, run_job
 
     options = RunOptions(
@@ -126,49 +137,82 @@ def run(
         workers=workers,
         limit_rows=limit,
         again=again,
-        sets=_sets(sets),
+        sets=sets_of(sets),
         predictors_max=predictors_max,
         verbose=verbose,
         output=output,
+        http_port=http_port,
+        is_under_chaos=is_under_chaos,
     )
     return run_job(options, os.environ)
 
 
-@cli.command()
+@cli.command(
+    epilog=examples(
+        "headrace plan job.yaml",
+        "headrace plan job.yaml --set DAY=2026-11-21 -o json",
+    )
+    + "\n\nExit codes: 0 the job can run, 2 usage, 42 it can't: all its mistakes are listed."
+)
 @job_argument
 @limit_option
 @set_option
+@state_option
 @output_option
-def plan(job: Path, limit: int | None, sets: tuple[str, ...], output: str) -> None:
-    """Check JOB and show its plan, without running it or touching anything."""
+def plan(job: Path, limit: int | None, sets: tuple[str, ...], state: Path | None, output: str) -> None:
+    """Show what JOB would do, or every mistake in it; touches nothing."""
     from coordinator.cli.plan import make_plan, plan_lines
 
-    made = make_plan(job, _sets(sets), os.environ, limit)
+    _take_interrupts()
+    made = make_plan(job, sets_of(sets), os.environ, limit, state_folder(state, os.environ))
     _show(made, output, plan_lines)
 
 
-@cli.command()
+@cli.command(
+    epilog=examples("headrace schema > headrace.schema.json")
+    + "\n\nFor editors with the YAML language server, put this first in the job file:\n\n\b\n"
+    "  # yaml-language-server: $schema=headrace.schema.json"
+)
 def schema() -> None:
     """Print the JSON Schema of the job file, for editors."""
+    from coordinator.cli.show import say
     from coordinator.spec import job_schema
 
-    print(json.dumps(job_schema(), indent=2))
+    say(json.dumps(job_schema(), indent=2))
 
 
-@cli.command()
-@click.argument("folder", metavar="OUTPUT", type=click.Path(path_type=Path))
+@cli.command(
+    epilog=examples(
+        "headrace verify out/",
+        "headrace verify out/ -o json",
+        "headrace verify s3://bucket/out --endpoint http://127.0.0.1:9000",
+    )
+    + "\n\nExit codes: 0 proven, 1 not proven: what is missing, damaged or too much is listed."
+)
+@click.argument("place", metavar="OUTPUT")
+@click.option("--endpoint", default="", metavar="URL", help="Where an object store is; default: the environment's.")
+@click.option("--region", default="", help="Of an object store; default: the environment's.")
+@click.option("--anonymous", is_flag=True, help="Don't sign requests to an object store.")
 @output_option
-def verify(folder: Path, output: str) -> int:
+def verify(place: str, endpoint: str, region: str, anonymous: bool, output: str) -> int:
     """Prove that OUTPUT holds every row of its input exactly once."""
     from coordinator.cli.verdict import report_lines
     from coordinator.verify import verify as verify_output
+    from headrace.program import StorageOptions
 
-    report = verify_output(folder)
+    report = verify_output(place, StorageOptions(endpoint, region, anonymous))
     _show(report.to_plain(), output, report_lines)
     return ExitCode.DONE if report.is_proven else ExitCode.FAILED
 
 
-@cli.command()
+@cli.command(
+    epilog=examples(
+        "headrace status              all jobs that run on this machine",
+        "headrace status digits       one of them in full",
+        "headrace status --watch      follow the only one to its end",
+        "headrace status digits --coordinator 127.0.0.1:7070 --token-file token",
+    )
+)
 @click.argument("name", required=False)
 @click.option("-w", "--watch", is_flag=True, help="Follow the job to its end.")
 @coordinator_option
@@ -187,7 +231,7 @@ def status(
     return _await(show_status(where, name, output))
 
 
-@cli.command(name="list")
+@cli.command(name="list", epilog=examples("headrace list", "headrace list -o json"))
 @coordinator_option
 @token_option
 @state_option
@@ -200,7 +244,7 @@ def list_jobs(address: str | None, token_file: Path | None, state: Path | None, 
 
 
 def _control(name: str, help_text: str) -> None:
-    @cli.command(name=name, help=help_text)
+    @cli.command(name=name, help=help_text, epilog=examples(f"headrace {name} digits"))
     @click.argument("job_name", metavar="NAME")
     @coordinator_option
     @token_option
@@ -212,14 +256,20 @@ def _control(name: str, help_text: str) -> None:
         return _await(change_job(_where(address, token_file, state), job_name, name, output))
 
 
-_control("cancel", "End a job; what is committed stays, nothing more is added.")
-_control("suspend", "Stop a job for a while: workers finish what they have read and hand the rest back.")
+_control("cancel", "End a job; what is committed stays, and `run` can continue it.")
+_control("suspend", "Pause a job: what has been read is finished, the rest handed back.")
 _control("resume", "Go on with a suspended job.")
 
 
-@cli.command()
+@cli.command(
+    epilog=examples(
+        "headrace scale digits 1    one worker goes on, the others finish what they hold",
+        "headrace scale digits 0    no limit: every worker that is there takes part",
+    )
+    + "\n\nIt limits who gets shards and starts no workers. To stop all work for a while, suspend the job."
+)
 @click.argument("name")
-@click.argument("workers", type=click.IntRange(min=0))
+@click.argument("workers", type=Number(0, WORKERS_MAX))
 @coordinator_option
 @token_option
 @state_option
@@ -227,14 +277,16 @@ _control("resume", "Go on with a suspended job.")
 def scale(
     name: str, workers: int, address: str | None, token_file: Path | None, state: Path | None, output: str
 ) -> int:
-    """Let at most WORKERS workers take part in a job."""
+    """Let at most WORKERS workers take part in a job; 0 lifts the limit."""
     from coordinator.cli.control import scale_job
 
     return _await(scale_job(_where(address, token_file, state), name, workers, output))
 
 
 def _listing(name: str, help_text: str) -> None:
-    @cli.command(name=name, help=help_text)
+    @cli.command(
+        name=name, help=help_text, epilog=examples(f"headrace {name} digits", f"headrace {name} digits -o json")
+    )
     @click.argument("job_name", metavar="NAME")
     @coordinator_option
     @token_option
@@ -246,33 +298,27 @@ def _listing(name: str, help_text: str) -> None:
         return _await(show_listing(_where(address, token_file, state), job_name, name, output))
 
 
-_listing("shards", "List the shards of a running job.")
-_listing("workers", "List the workers of a running job.")
-_listing("rejects", "List the files that hold a running job's rejected rows.")
+_listing("shards", "List a job's shards: state, range, attempts, who has it.")
+_listing("workers", "List a job's workers: state, leases, rows/s.")
 
 
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def coordinator(arguments: tuple[str, ...]) -> None:
-    """Run a coordinator by hand; `headrace coordinator --help` lists its options."""
+    """Run a coordinator by hand."""
     os.execv(sys.executable, [sys.executable, "-m", "coordinator", *arguments])
 
 
 @cli.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> None:
-    """Run a worker by hand: `headrace worker --coordinator URL`; --help lists its options."""
+    """Run a worker by hand."""
     os.execv(sys.executable, [sys.executable, "-m", "sidecar", *arguments])
 
 
-def _sets(pairs: tuple[str, ...]) -> dict[str, str]:
-    sets = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise click.UsageError(f"--set takes NAME=VALUE, found {pair!r}.")
-        sets[name] = value
-    return sets
+cli.add_command(chaos)
+cli.add_command(rejects)
+cli.add_command(retry)
 
 
 def _where(address: str | None, token_file: Path | None, state: Path | None) -> "Where":
@@ -282,9 +328,16 @@ def _where(address: str | None, token_file: Path | None, state: Path | None) -> 
     return Where(address, read_token(token_file) if token_file else None, state_folder(state, os.environ))
 
 
+def _take_interrupts() -> None:
+    """From here on Ctrl-C raises `KeyboardInterrupt`: there is something to close."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _await(work: Coroutine[Any, Any, int]) -> int:
     import asyncio
 
+    _take_interrupts()
     return asyncio.run(work)
 
 

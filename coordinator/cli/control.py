@@ -2,8 +2,12 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
 
 from coordinator.cli.client import NotFound, Unreachable, follow, job_service
 from coordinator.cli.progress import Progress, line
@@ -15,6 +19,13 @@ from headrace.errors import HeadraceError
 from headrace.words import ExitCode
 
 PAGE = 1000
+KNOWN_MAX = 20
+"""Names of jobs that an error lists."""
+NONE_LISTED = {
+    "shards": "The job {name} has no shards.",
+    "workers": "No worker has come for the job {name}.",
+}
+NOTHING_RUNS = "No job runs on this machine now; those that have ended left what they did in their outputs."
 AWAY_MAX_S = 15.0
 """A coordinator that is started again is back within seconds; a run that has ended isn't."""
 
@@ -28,8 +39,17 @@ class Where:
     state: Path
 
     def of_job(self, name: str) -> str:
-        """Address of the coordinator that knows the job `name`."""
-        return self.address or job_folder(self.state, name).address
+        """Address of the coordinator that knows the job `name`.
+
+        Raises:
+            NotFound: no job of that name has run here.
+        """
+        if self.address:
+            return self.address
+        known = [folder.path.name for folder in job_folders(self.state)]
+        if name not in known:
+            raise NotFound(unknown_job(name, known))
+        return job_folder(self.state, name).address
 
     def all(self) -> list[str]:
         """All addresses to ask for a list."""
@@ -40,7 +60,7 @@ async def show_status(where: Where, name: str | None, output: str) -> int:
     """One job in full, or all in a table."""
     if name is not None:
         job = await _ask(where, name, "get", v1.JobRequest(name=name))
-        show(job_json(job), output, lambda _: _job_lines(job))
+        show(job_json(job), output, lambda _: job_lines(job))
         return ExitCode.DONE
     jobs: list[v1.Job] = []
     for address in where.all():
@@ -50,7 +70,7 @@ async def show_status(where: Where, name: str | None, output: str) -> int:
         except Unreachable as error:
             if where.address:
                 raise _nobody(where.address) from error
-    show([job_json(job) for job in jobs], output, lambda _: _jobs_table(jobs))
+    show([job_json(job) for job in jobs], output, lambda _: _jobs_table(jobs) if jobs else [NOTHING_RUNS])
     return ExitCode.DONE
 
 
@@ -63,7 +83,9 @@ async def watch_job(where: Where, name: str | None, output: str) -> int:
                 async with job_service(address, where.token) as service:
                     running += [job.name for job in (await service.list(v1.ListRequest())).jobs]
         if len(running) != 1:
-            raise HeadraceError(f"Say which job to watch: {', '.join(running) or 'none runs here'}.")
+            if not running:
+                raise HeadraceError(NOTHING_RUNS)
+            raise HeadraceError(f"Say which job to watch: {', '.join(sorted(running))}.")
         name = running[0]
     job = await _ask(where, name, "get", v1.JobRequest(name=name))
     collector.resume()
@@ -72,26 +94,26 @@ async def watch_job(where: Where, name: str | None, output: str) -> int:
         job = status
         progress.show(job)
     progress.close()
-    show(job_json(job), output, lambda _: _job_lines(job))
+    show(job_json(job), output, lambda _: job_lines(job))
     return ExitCode.DONE if job.phase == "Succeeded" else ExitCode.FAILED
 
 
 async def change_job(where: Where, name: str, verb: str, output: str) -> int:
     """cancel, suspend or resume."""
     job = await _ask(where, name, verb, v1.JobRequest(name=name))
-    show(job_json(job), output, lambda _: _job_lines(job))
+    show(job_json(job), output, lambda _: job_lines(job))
     return ExitCode.DONE
 
 
 async def scale_job(where: Where, name: str, workers: int, output: str) -> int:
     """Sets the most workers."""
     job = await _ask(where, name, "scale", v1.ScaleRequest(name=name, workers_max=workers))
-    show(job_json(job), output, lambda _: _job_lines(job))
+    show(job_json(job), output, lambda _: job_lines(job))
     return ExitCode.DONE
 
 
 async def show_listing(where: Where, name: str, what: str, output: str) -> int:
-    """shards, workers or rejects of a job."""
+    """Shards or workers of a job."""
     rows: list[Any] = []
     after = 0
     while True:
@@ -99,34 +121,62 @@ async def show_listing(where: Where, name: str, what: str, output: str) -> int:
             reply = await _ask(where, name, "list_workers", v1.JobRequest(name=name))
             rows += reply.workers
             break
-        if what == "shards":
-            reply = await _ask(where, name, "list_shards", v1.ShardsRequest(name=name, after=after, limit=PAGE))
-            rows += reply.shards
-        else:
-            reply = await _ask(where, name, "list_rejects", v1.RejectsRequest(name=name, after=after, limit=PAGE))
-            rows += reply.files
+        reply = await _ask(where, name, "list_shards", v1.ShardsRequest(name=name, after=after, limit=PAGE))
+        rows += reply.shards
         after = reply.next
         if not after:
             break
     plain = [message_plain(row) for row in rows]
-    show(plain, output, lambda _: table(plain, list(plain[0]) if plain else []))
+    show(plain, output, lambda _: table(plain, list(plain[0])) if plain else [NONE_LISTED[what].format(name=name)])
     return ExitCode.DONE
+
+
+async def list_rejects(where: Where, name: str) -> v1.RejectsReply:
+    """The rejects files and corrupt ranges of a job's committed shards, all of them in one answer."""
+    whole = v1.RejectsReply()
+    after = 0
+    while True:
+        request = v1.RejectsRequest(name=name, after=after, limit=PAGE)
+        reply: v1.RejectsReply = await _ask(where, name, "list_rejects", request)
+        whole.files += reply.files
+        whole.corrupt += reply.corrupt
+        whole.rows, whole.unit, after = reply.rows, reply.unit, reply.next
+        if not after:
+            return whole
 
 
 async def _ask(where: Where, name: str, method: str, request: object) -> Any:
     address = where.of_job(name)
     try:
         async with job_service(address, where.token) as service:
-            return await getattr(service, method)(request)
+            try:
+                return await getattr(service, method)(request)
+            except GRPCError as error:
+                if error.status is not Status.NOT_FOUND:
+                    raise
+                known = [job.name for job in (await service.list(v1.ListRequest())).jobs]
+                raise NotFound(unknown_job(name, known, "runs at this coordinator")) from error
     except Unreachable as error:
-        known = ", ".join(folder.path.name for folder in job_folders(where.state)) or "none"
-        if where.address is None and not job_folder(where.state, name).path.is_dir():
-            raise NotFound(f"No job {name!r} has run on this machine; known: {known}.") from error
         raise _nobody(address) from error
 
 
+def unknown_job(name: str, known: list[str], where: str = "has run on this machine") -> str:
+    """Says that there is no job of that name, and which ones may be meant."""
+    said = f"No job {name!r} {where}"
+    if near := get_close_matches(name, known, n=3):
+        return f"{said}; did you mean {' or '.join(repr(other) for other in near)}?"
+    if not known:
+        return f"{said}, nor any other (--state or --coordinator may name another place)."
+    more = f" and {len(known) - KNOWN_MAX} more" if len(known) > KNOWN_MAX else ""
+    return f"{said}; known: {', '.join(known[:KNOWN_MAX])}{more}."
+
+
+class NotRunning(HeadraceError):
+    """No coordinator knows the job now."""
+
+
 def _nobody(address: str) -> HeadraceError:
-    return HeadraceError(f"No coordinator answers at {address}: the job isn't being run now.")
+    return NotRunning(f"No coordinator answers at {address}: the job isn't being run now.")
 
 
 def _jobs_table(jobs: list[v1.Job]) -> list[str]:
@@ -145,10 +195,11 @@ def _jobs_table(jobs: list[v1.Job]) -> list[str]:
     return table(rows, ["name", "phase", "progress", "rows/s", "rejected", "workers", "output"])
 
 
-def _job_lines(job: v1.Job) -> list[str]:
+def job_lines(job: v1.Job) -> list[str]:
+    """A job in full, as text."""
     lines = [f"{job.name} ({job.uid}): {job.phase}", f"  {line(job)}"]
     lines += [
-        f"  {condition.type}: {condition.reason} {condition.message}".rstrip()
+        f"  {condition.type}: {condition.reason} {condition.message}".rstrip(": ")
         for condition in job.conditions
         if condition.status
     ]

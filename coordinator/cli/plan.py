@@ -1,52 +1,125 @@
-"""`headrace plan`: everything that planning can find wrong, then the plan; nothing is run or touched."""
+"""`headrace plan`: everything that planning can find wrong, then the plan; nothing is run or touched.
+
+Of a job that a run would continue, or that is complete, it says that, with the words and the exit code of the run.
+"""
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from headrace.errors import BadJob, Fault
+from coordinator.cli.standing import find_standing
+from coordinator.cli.state import AlreadyRunning, JobFolder, job_folder
+from coordinator.cli.words import complete_text, continues_text
+from headrace.errors import BadJob
+
+if TYPE_CHECKING:
+    from coordinator.core.ledger import JobLedger
+    from coordinator.examination import Told
+    from coordinator.planning import Probe
+    from coordinator.spec import LoadedJob
+    from headrace.program import Program
 
 
 def make_plan(
-    path: Path, sets: Mapping[str, str], environ: Mapping[str, str], limit_rows: int | None
+    path: Path, sets: Mapping[str, str], environ: Mapping[str, str], limit_rows: int | None, state: Path
 ) -> dict[str, Any]:
-    """The plan as plain values.
+    """The plan as plain values; `state` is where runs keep their ledgers.
 
     Raises:
         BadJob: all faults of the job file, its input, its models and its output together.
+        HeadraceError: a run would refuse the job as it stands on this machine: it is being run, or has changed.
     """
     from coordinator.planning import check_system
-    from coordinator.probing import find_probes
-    from coordinator.spec import load_job
+    from coordinator.spec import examine_job
 
     check_system(sys.platform)
-    loaded = load_job(path, sets, environ)
-    job = loaded.job.absolute(loaded.folder)
-    probes, faults = asyncio.run(find_probes(loaded.job, loaded.folder))
+    loaded = examine_job(path, sets, environ)
+    folder = job_folder(state, loaded.job.metadata.name)
+    if loaded.faults:
+        raise mistakes(loaded, folder, limit_rows)
+    folder.check_free()
+    standing = find_standing(folder, loaded.job.metadata.name)
+    probes, told = asyncio.run(probe_all(loaded))
+    if standing is None:
+        return _new_plan(loaded, probes, told, limit_rows)
+    if told.faults:
+        raise loaded.located(BadJob(told.faults))
+    return _standing_plan(loaded, standing, limit_rows)
 
-    from coordinator.core import planner
-    from coordinator.datasets import plan_source
-    from coordinator.planning import find_faults, named_columns, resolve, source_columns
-    from coordinator.planning.output_check import sink_faults
 
-    source = None
+def mistakes(loaded: "LoadedJob", folder: JobFolder, limit_rows: int | None) -> BadJob:
+    """All that can be found wrong with a job whose file has faults already, as the error to raise.
+
+    Raises:
+        BadJob: nothing can be looked at here.
+    """
+    from coordinator.planning import check_system
+
+    check_system(sys.platform)
+    probes, told = asyncio.run(probe_all(loaded))
+    found = all_faults(loaded, probes, told, limit_rows, with_output=_is_new(loaded, folder))
+    return loaded.located(found)
+
+
+def _is_new(loaded: "LoadedJob", folder: JobFolder) -> bool:
+    """Whether the output can't hold what an earlier run of the job committed."""
+    if "metadata" in loaded.blank:
+        return False
     try:
-        source = plan_source(
-            job.spec.source, columns=source_columns(job), limit_rows=limit_rows, named=named_columns(job)
-        )
-    except BadJob as error:
-        faults += error.faults
-    faults += find_faults(job, source, probes)
-    faults += sink_faults(job, source.dataset if source is not None else None)
-    if faults or source is None:
-        raise loaded.located(BadJob(_unique(faults)))
+        folder.check_free()
+    except AlreadyRunning:
+        return False
+    return find_standing(folder, loaded.job.metadata.name) is None
+
+
+async def probe_all(loaded: "LoadedJob") -> "tuple[dict[str, Probe], Told]":
+    """Probes of the stages that can be loaded, and what is wrong with the job file and the others."""
+    from coordinator.examination import Told, doubtful_stages
+    from coordinator.probing import find_probes
+
+    told = Told.of(loaded)
+    skip = [i for i in range(len(loaded.job.spec.pipeline)) if f"spec.pipeline[{i}]" in loaded.blank]
+    doubtful = doubtful_stages(loaded.job, told)
+    probes, faults = await find_probes(loaded.job, loaded.folder, skip=skip, doubtful=doubtful)
+    return probes, told.also(faults)
+
+
+def all_faults(
+    loaded: "LoadedJob", probes: "Mapping[str, Probe]", told: "Told", limit_rows: int | None, *, with_output: bool
+) -> BadJob:
+    """What is wrong with a job, `told` of which is known already; the fields aren't located."""
+    from coordinator.examination import examine
+
+    job = loaded.job.absolute(loaded.folder)
+    _, told = examine(job, probes, limit_rows=limit_rows, with_output=with_output, told=told)
+    return BadJob(told.faults)
+
+
+def _new_plan(
+    loaded: "LoadedJob", probes: "Mapping[str, Probe]", told: "Told", limit_rows: int | None
+) -> dict[str, Any]:
+    from coordinator.appending import check_append
+    from coordinator.core import planner
+    from coordinator.examination import examine
+    from coordinator.planning import resolve
+
+    job = loaded.job.absolute(loaded.folder)
+    source, told = examine(job, probes, limit_rows=limit_rows, told=told)
+    if source is None or told.faults:
+        raise loaded.located(BadJob(told.faults))
     workers = job.spec.workers.max or 1
     program = resolve(job, source, probes, limit_rows=limit_rows, workers=workers)
+    try:
+        check_append(program, probes)
+    except BadJob as error:
+        raise loaded.located(error) from error
     dataset = source.dataset
+    outputs = {name: _outputs(probe.outputs) for name, probe in probes.items()}
     return {
         "job": program.job_name,
+        "standing": "new",
         "files": len(dataset.paths),
         "bytes": dataset.bytes_total,
         "rows": dataset.rows_total,
@@ -54,6 +127,39 @@ def make_plan(
         "unit": dataset.unit,
         "units": dataset.units_total,
         "shards": len(planner.cut(dataset, workers=workers)),
+        "shards_committed": 0,
+        **_program_plan(program, outputs),
+    }
+
+
+def _standing_plan(loaded: "LoadedJob", standing: "JobLedger", limit_rows: int | None) -> dict[str, Any]:
+    """The plan of a job that goes on, or is complete, as its ledger has it."""
+    from coordinator.cli.client import Rejected
+    from coordinator.continuing import is_complete, refusal
+    from coordinator.identity import job_digest
+    from headrace.program import program_from_json
+
+    digest = job_digest(loaded.job, loaded.folder, limit_rows)
+    if text := refusal(standing, digest, loaded.job.absolute(loaded.folder)):
+        raise Rejected(text)
+    planned, counts = standing.planned, standing.table.counts
+    return {
+        "job": planned.name,
+        "standing": "complete" if is_complete(standing) else "continues",
+        "files": planned.files,
+        "bytes": planned.bytes_total,
+        "rows": None if planned.rows_total < 0 else planned.rows_total,
+        "rows_estimated": planned.rows_estimated,
+        "unit": planned.unit,
+        "units": standing.dataset.units_total,
+        "shards": counts.total,
+        "shards_committed": counts.committed,
+        **_program_plan(program_from_json(planned.program), {}),
+    }
+
+
+def _program_plan(program: "Program", outputs: Mapping[str, Sequence[str] | None]) -> dict[str, Any]:
+    return {
         "stages": [
             {
                 "name": stage.name,
@@ -61,7 +167,7 @@ def make_plan(
                 "target": stage.target,
                 "batch_rows": stage.batch_rows,
                 "inputs": {item.name: [str(ref) for ref in item.refs] for item in stage.inputs},
-                "outputs": _outputs(probes[stage.name].outputs),
+                "outputs": outputs.get(stage.name),
             }
             for stage in program.stages
         ],
@@ -72,11 +178,14 @@ def make_plan(
 
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     """The plan as text."""
+    if plan["standing"] == "complete":
+        return [complete_text(plan["job"]), f"  output  {plan['output']}"]
     rows = f"{plan['rows']:,} rows" if plan["rows"] is not None else "rows not known before reading"
-    lines = [
-        f"Job {plan['job']} can run: {plan['files']:,} files, {plan['bytes']:,} bytes, {rows}, "
-        f"{plan['shards']:,} shards"
-    ]
+    sizes = f"{plan['files']:,} files, {plan['bytes']:,} bytes, {rows}, {plan['shards']:,} shards"
+    if plan["standing"] == "continues":
+        lines = [f"Job {plan['job']} {continues_text(plan['shards_committed'], plan['shards'])}", f"  input   {sizes}"]
+    else:
+        lines = [f"Job {plan['job']} can run: {sizes}"]
     for stage in plan["stages"]:
         inputs = ", ".join(f"{name} from {' + '.join(refs)}" for name, refs in stage["inputs"].items())
         outputs = ", ".join(stage["outputs"] or ["outputs known with the first batch"])
@@ -92,7 +201,3 @@ def _outputs(outputs: Any) -> list[str] | None:
         return None
     shapes = {name: "x".join("?" if n is None else str(n) for n in spec.shape or ()) for name, spec in outputs.items()}
     return [f"{name} {outputs[name].dtype}[{shape}]" for name, shape in shapes.items()]
-
-
-def _unique(faults: list[Fault]) -> list[Fault]:
-    return list(dict.fromkeys(faults))

@@ -1,13 +1,17 @@
 """How far a job is, while it runs: a bar on a terminal, else a plain line every few seconds."""
 
+import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
-from coordinator.cli.words import duration, eta
+from coordinator.cli.words import corrupt_text, duration, eta
 from headrace import v1
 
 PLAIN_INTERVAL_S = 5.0
+BAR_WIDTH_MIN = 4
+BAR_WIDTH_MAX = 20
 
 
 class Progress:
@@ -27,7 +31,16 @@ class Progress:
             self._show_bar(job)
         elif time.monotonic() - self._plain_at >= PLAIN_INTERVAL_S:
             self._plain_at = time.monotonic()
-            print(f"{job.name}: {line(job)}", file=self._out, flush=True)
+            with suppress(OSError):  # nobody reads it any more: the work goes on
+                print(f"{job.name}: {line(job)}", file=self._out, flush=True)
+
+    def note(self, text: str) -> None:
+        """Says something beside the progress, in lines of its own."""
+        with suppress(OSError):
+            if self._bar is not None:
+                self._bar.write(text, file=self._out)
+            else:
+                print(text, file=self._out, flush=True)
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
@@ -45,18 +58,26 @@ class Progress:
                 unit="rows",
                 dynamic_ncols=True,
                 leave=False,
-                bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
+                bar_format="{desc}",  # of its first line, without a description yet
             )
         self._bar.total = max(total, done, 1)
         self._bar.n = done
-        self._bar.set_description_str(f"{job.name}: {line(job)}", refresh=False)
+        text = f"{job.name}: {line(job)}"
+        self._bar.bar_format = bar_format(text, os.get_terminal_size(self._out.fileno()).columns)
+        self._bar.set_description_str(text, refresh=False)
         self._bar.refresh()
+
+
+def bar_format(text: str, columns: int) -> str:
+    """tqdm's format for a line of `columns`: numbers come first, the bar takes what they leave."""
+    width = min(BAR_WIDTH_MAX, columns - 1 - len("100%|| ") - len(text))
+    return f"{{percentage:3.0f}}%|{{bar:{width}}}| {{desc}}" if width >= BAR_WIDTH_MIN else "{percentage:3.0f}% {desc}"
 
 
 def fraction(job: v1.Job) -> tuple[int, int]:
     """Units done and to do: rows where their number is known, else bytes or files committed."""
     if job.rows_total and not job.rows_estimated:
-        done = job.rows_out + job.rows_filtered + job.rows_rejected + job.rows_live
+        done = job.rows_out + job.rows_filtered + job.rows_rejected + job.rows_corrupt + job.rows_live
         return min(done, job.rows_total), job.rows_total
     return job.units_committed, job.units_total
 
@@ -68,9 +89,12 @@ def line(job: v1.Job) -> str:
     parts = [f"{done:,}{total} rows", f"{job.rows_per_second:,.0f} rows/s"]
     if any(condition.type == "Suspended" and condition.status for condition in job.conditions):
         parts.append(f"suspended until `headrace resume {job.name}`")
+    parts += [f"waiting: {x.message}" for x in job.conditions if x.type == "Stalled" and x.status and x.message]
     if job.phase == "Running":
         parts.append(f"{eta(job.eta_low_s, job.eta_high_s)} to go")
     parts.append(f"{duration(job.elapsed_s)} so far")
     if job.rows_rejected:
         parts.append(f"{job.rows_rejected:,} rejected")
+    if job.rows_corrupt:
+        parts.append(f"{corrupt_text(job.unit, job.rows_corrupt)} can't be read")
     return ", ".join(parts)

@@ -13,41 +13,44 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coordinator.cli.children import Child, Children
+from coordinator.cli.interrupted import Interrupted
 from coordinator.cli.progress import Progress
+from coordinator.cli.show import warn
 from coordinator.cli.state import JobFolder, job_folder
+from coordinator.cli.words import complete_text
+from coordinator.http import loopback_socket
 from headrace import collector
-from headrace.errors import BadJob, HeadraceError
+from headrace.errors import BadJob, Fault, HeadraceError
+from headrace.rejects import JOB_SUFFIX
 from headrace.words import ExitCode
 
 if TYPE_CHECKING:  # imported while the children already start
+    from coordinator.planning import Probe
     from coordinator.spec import InferenceJob, LoadedJob
     from headrace import v1
 
 RESTARTS_MAX = 10
 """Of one child within RESTART_SPAN_S; then the run ends, and the same command continues it."""
 RESTART_SPAN_S = 60.0
+SETTLED_S = 5.0
+"""A child that lived for longer was well: the next is started at once, and no pause is added up."""
+CHAOS_ATTEMPTS = 255
+"""Of a shard under `headrace chaos`: as many as a ledger counts."""
 DRAINED_PAUSE_S = 1.0
 """Before a worker that has drained is started again."""
 DRAIN_GRACE_S = 30.0
 END_GRACE_S = 3.0
 NEVER_AGAIN = (ExitCode.DONE, ExitCode.BAD_JOB, ExitCode.BAD_CONFIG, ExitCode.TEMPORARY)
-
-
-class Interrupted(HeadraceError):
-    """A signal ended the run; the job can be continued."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__("Interrupted. Everything committed is kept: the same command continues.")
 
 
 class ChildFailed(HeadraceError):
@@ -67,19 +70,38 @@ class RunOptions:
     predictors_max: int | None = None
     verbose: bool = False
     output: str = "table"
+    http_port: int | None = None  # of metrics and probes; 0: a free one
+    rejected: bool = False  # run the output's rejected rows again
+    is_under_chaos: bool = False  # what dies is killed on purpose: no child and no shard is given up for it
 
 
 def run_job(options: RunOptions, environ: Mapping[str, str]) -> int:
     """Runs the job to its end; prints; returns the exit code."""
-    from coordinator.spec import load_job
+    from coordinator.spec import examine_job
 
     begun = time.monotonic()
-    loaded = load_job(options.path, options.sets, environ)
-    folder = job_folder(options.state, loaded.job.metadata.name)
+    loaded = examine_job(options.path, options.sets, environ)
+    name = loaded.job.metadata.name + (JOB_SUFFIX if options.rejected else "")
+    folder = job_folder(options.state, name)
+    if loaded.faults and options.rejected:
+        raise loaded.located(BadJob(loaded.faults))  # neither its source nor an empty output are wanted
+    if loaded.faults:
+        from coordinator.cli.plan import mistakes
+
+        raise mistakes(loaded, folder, options.limit_rows)
+    is_new = not folder.path.exists()
     folder.create()
     folder.lock()  # held until this process ends
     folder.sweep()
-    return asyncio.run(_Run(options, loaded, folder, begun, environ).run())
+    http = None if options.http_port is None else loopback_socket(options.http_port)
+    if http is not None:
+        warn(f"metrics: http://127.0.0.1:{http.getsockname()[1]}/metrics, beside /livez, /readyz")
+    try:
+        return asyncio.run(_Run(options, loaded, folder, begun, environ, http).run())
+    except BadJob:
+        if is_new:  # a job that never was leaves nothing
+            folder.remove()
+        raise
 
 
 class _Run:
@@ -90,7 +112,9 @@ class _Run:
         folder: JobFolder,
         begun: float,
         environ: Mapping[str, str],
+        http: socket.socket | None,
     ) -> None:
+        self._http = http  # listens here, so that it outlives a coordinator and its port stays the same
         self._options = options
         self._loaded = loaded
         self._folder = folder
@@ -148,7 +172,7 @@ class _Run:
     # ------------------------------------------------------------------ the job
 
     async def _work(self) -> int:
-        from coordinator.cli.show import show
+        from coordinator.cli.show import say_if_heard, text_of
         from coordinator.cli.summary import job_json, plan_text, rows_in, summary_text
 
         job = await self._submit()
@@ -156,9 +180,9 @@ class _Run:
         rows_before = rows_in(job)
         if self._options.output == "table":
             if job.phase == "Succeeded":
-                print(f"Job {job.name} is complete already (--again starts it anew).")
+                say_if_heard(complete_text(job.name))
             else:
-                print(plan_text(job, self._options.workers), flush=True)
+                say_if_heard(plan_text(job, self._options.workers))
         from coordinator.cli.client import follow
 
         collector.resume()
@@ -170,40 +194,64 @@ class _Run:
         self._progress.close()
         seconds = time.monotonic() - self._begun
         if self._options.output == "json":  # one line, for those who read lines
-            print(json.dumps(job_json(job, seconds), ensure_ascii=False))
+            say_if_heard(json.dumps(job_json(job, seconds), ensure_ascii=False))
         else:
-            show(job_json(job, seconds), self._options.output, lambda _: [summary_text(job, seconds, rows_before)])
+            lines = [summary_text(job, seconds, rows_before)]
+            say_if_heard(text_of(job_json(job, seconds), self._options.output, lambda _: lines))
         return ExitCode.DONE if job.phase == "Succeeded" else ExitCode.FAILED
 
     async def _submit(self) -> "v1.Job":
         from coordinator.identity import job_digest
         from coordinator.planning import check_system, probes_to_json
-        from coordinator.probing import probe_stages
+        from coordinator.probing import find_probes
 
         job, folder = self._loaded.job, self._loaded.folder
         check_system(sys.platform)
-        probes = asyncio.create_task(probe_stages(job, folder), name="probe")
+        probes = asyncio.create_task(find_probes(job, folder), name="probe")
         digest = await asyncio.to_thread(job_digest, job, folder, self._options.limit_rows)
         manifest = self._overridden().to_manifest(folder)
 
-        from coordinator.cli.client import SUBMIT_TIMEOUT_S, Unreachable, job_service
+        from coordinator.cli.client import SUBMIT_TIMEOUT_S
         from headrace import v1
 
-        probed = await probes
+        probed, faults = await probes
+        if faults:
+            raise await self._mistakes(probed, faults)
+        request = v1.SubmitRequest(
+            manifest=manifest,
+            probes=probes_to_json(probed),
+            limit_rows=self._options.limit_rows or 0,
+            again=self._options.again,
+            digest=digest,
+            rejected=self._options.rejected,
+        )
+        return await self._ask(lambda jobs: jobs.submit(request, timeout=SUBMIT_TIMEOUT_S))
+
+    async def _mistakes(self, probes: "Mapping[str, Probe]", faults: Sequence[Fault]) -> BadJob:
+        """Stages can't be loaded: what else is wrong with the job, unless it goes on, for which nothing else counts."""
+        from coordinator.cli.client import NotFound
+        from coordinator.cli.plan import all_faults
+        from coordinator.examination import Told
+        from headrace import v1
+
+        name = self._folder.path.name
+        if self._options.rejected:
+            return BadJob(faults)
+        try:
+            await self._ask(lambda jobs: jobs.get(v1.JobRequest(name=name)))
+        except NotFound:
+            told, limit_rows = Told(tuple(faults)), self._options.limit_rows
+            return await asyncio.to_thread(all_faults, self._loaded, probes, told, limit_rows, with_output=True)
+        return BadJob(faults)
+
+    async def _ask(self, call: "Callable[[v1.JobServiceStub], Awaitable[v1.Job]]") -> "v1.Job":
+        from coordinator.cli.client import SUBMIT_TIMEOUT_S, Unreachable, job_service
+
         deadline = time.monotonic() + SUBMIT_TIMEOUT_S
         while True:
             try:
                 async with job_service(self._folder.address) as jobs:
-                    return await jobs.submit(
-                        v1.SubmitRequest(
-                            manifest=manifest,
-                            probes=probes_to_json(probed),
-                            limit_rows=self._options.limit_rows or 0,
-                            again=self._options.again,
-                            digest=digest,
-                        ),
-                        timeout=SUBMIT_TIMEOUT_S,
-                    )
+                    return await call(jobs)
             except Unreachable:  # it starts, or starts again
                 if time.monotonic() > deadline:
                     raise
@@ -220,6 +268,11 @@ class _Run:
         workers.model_fields_set.update(fields)
         spec = job.spec.model_copy(update={"workers": workers})
         spec.model_fields_set.add("workers")
+        if self._options.is_under_chaos:
+            retries = spec.retries.model_copy(update={"attempts": CHAOS_ATTEMPTS})
+            retries.model_fields_set.add("attempts")
+            spec = spec.model_copy(update={"retries": retries})
+            spec.model_fields_set.add("retries")
         return job.model_copy(update={"spec": spec})
 
     # ------------------------------------------------------------------ children
@@ -227,10 +280,11 @@ class _Run:
     async def _keep_coordinator(self) -> None:
         def arguments() -> list[str]:
             places = ["--state", str(self._folder.path), "--socket", str(self._folder.socket)]
+            places += [] if self._http is None else ["--http-fd", str(self._http.fileno())]
             # Before the submission is accepted, nobody knows that the job's model and code are what they were.
             return places if self._is_submitted else [*places, "--await-submission"]
 
-        await self._keep("coordinator", "coordinator", arguments)
+        await self._keep("coordinator", "coordinator", arguments, () if self._http is None else (self._http.fileno(),))
 
     async def _keep_worker(self, number: int) -> None:
         name = f"worker-{number}"
@@ -239,11 +293,15 @@ class _Run:
         arguments += ["--verbose"] if self._options.verbose else []
         await self._keep(name, "sidecar", lambda: arguments)
 
-    async def _keep(self, name: str, module: str, arguments: Callable[[], list[str]]) -> None:
+    async def _keep(
+        self, name: str, module: str, arguments: Callable[[], list[str]], inherited: Sequence[int] = ()
+    ) -> None:
         """Starts a child again whenever it dies; returns when the run is over."""
         ends: list[float] = []
+        short_lives = 0
         while not self._is_over:
-            child = await self._children.start(name, module, arguments())
+            begun = time.monotonic()
+            child = await self._children.start(name, module, arguments(), inherited)
             if name == "coordinator":
                 self._coordinator = child
             else:
@@ -257,13 +315,17 @@ class _Run:
                 continue
             now = time.monotonic()
             ends = [*(end for end in ends if now - end < RESTART_SPAN_S), now]
-            if status in NEVER_AGAIN or len(ends) > RESTARTS_MAX:
+            is_given_up = len(ends) > RESTARTS_MAX and not self._options.is_under_chaos
+            # A coordinator's temporary trouble is a ledger that couldn't be written, or that its predecessor still has.
+            is_final = status in NEVER_AGAIN and (module, status) != ("coordinator", ExitCode.TEMPORARY)
+            if is_final or is_given_up:
                 raise ChildFailed(f"The {name} ended with exit status {status}.\n{child.tail()}")
-            print(f"{name} ended with status {status}; starting it again", file=sys.stderr)
-            await asyncio.sleep(min(2.0, 0.05 * 2 ** len(ends)))
+            self._progress.note(f"{name} ended with status {status}; starting it again")
+            short_lives = short_lives + 1 if now - begun < SETTLED_S else 1
+            await asyncio.sleep(min(2.0, 0.05 * 2**short_lives))
 
     async def _drain(self) -> None:
-        print("Draining: finishing what has been read. A second Ctrl-C stops at once.", file=sys.stderr)
+        self._progress.note("Draining: finishing what has been read. A second Ctrl-C stops at once.")
         await asyncio.gather(*(worker.end(DRAIN_GRACE_S) for worker in self._workers))
 
     async def _end_all(self, tasks: "list[asyncio.Task[int] | asyncio.Task[None]]") -> None:

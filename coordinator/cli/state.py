@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from headrace.errors import HeadraceError
+from headrace.errors import ConfigError, HeadraceError
 
 
 class AlreadyRunning(HeadraceError):
@@ -33,6 +33,11 @@ class JobFolder:
     def socket(self) -> Path:
         """The coordinator's socket."""
         return self.path / "coordinator.sock"
+
+    @property
+    def ledger(self) -> Path:
+        """The coordinator's ledger, once there is one."""
+        return self.path / "ledger.sqlite"
 
     @property
     def address(self) -> str:
@@ -54,41 +59,66 @@ class JobFolder:
         shutil.rmtree(self.sockets, ignore_errors=True)
         self.sockets.mkdir(mode=0o700, exist_ok=True)
 
+    def remove(self) -> None:
+        """Removes the folder with all that is in it. Only whoever holds the lock may."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
     def create(self) -> None:
         """Makes the folder, for this user only.
 
         Raises:
-            HeadraceError: it can't be made, or belongs to somebody else.
+            ConfigError: it can't be made, or belongs to somebody else.
         """
         try:
             for folder in (self.path, self.logs):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             found = self.path.stat()
             if found.st_uid != os.geteuid():
-                raise HeadraceError(f"The state folder {self.path} belongs to user {found.st_uid}; use --state.")
+                raise ConfigError(f"The state folder {self.path} belongs to user {found.st_uid}; use --state.")
             self.path.chmod(0o700)
         except OSError as error:
-            raise HeadraceError(
-                f"The state folder {self.path} can't be made: {error.strerror}; use --state."
-            ) from error
+            raise ConfigError(f"The state folder {self.path} can't be made: {error.strerror}; use --state.") from error
+
+    def check_free(self) -> None:
+        """Looks whether a run holds the job, and touches nothing.
+
+        Raises:
+            AlreadyRunning: one does.
+        """
+        try:
+            descriptor = os.open(self.path / "run.lock", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return
+        try:
+            if holder := _lock_holder(descriptor):
+                raise AlreadyRunning(self._running_text(holder))
+        finally:
+            os.close(descriptor)
+
+    def _running_text(self, holder: str) -> str:
+        return (
+            f"Job {self.path.name!r} is being run already{holder}; "
+            f"`headrace status {self.path.name}` shows how far it is."
+        )
 
     def lock(self) -> int:
         """Takes the job for this process's life; returns the lock's file descriptor.
 
         Raises:
             AlreadyRunning: another process has it.
+            ConfigError: nothing can be written there.
         """
-        descriptor = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self.path / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"The state folder {self.path} can't be used: {error.strerror}; use --state.") from error
         try:
             # A record lock, since the kernel itself can say who holds it: a number in the file may be late or old.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             holder = _lock_holder(descriptor)
             os.close(descriptor)
-            raise AlreadyRunning(
-                f"Job {self.path.name!r} is being run already{holder}; "
-                f"`headrace status {self.path.name}` shows how far it is."
-            ) from error
+            raise AlreadyRunning(self._running_text(holder)) from error
         return descriptor
 
 

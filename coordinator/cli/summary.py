@@ -5,7 +5,7 @@ from typing import Any
 
 import betterproto
 
-from coordinator.cli.words import duration, size
+from coordinator.cli.words import continues_text, corrupt_text, duration, size
 from headrace import v1
 from headrace.cores import core_share, machine_cores, within
 
@@ -16,7 +16,7 @@ WRITER = "writing"
 def plan_text(job: v1.Job, workers: int) -> str:
     """The plan in a few lines: files, rows if known, shards, stages, predictors of each of `workers` workers here."""
     shards = job.shards_pending + job.shards_leased + job.shards_committed + job.shards_quarantined
-    rows = f"{job.rows_total:,} rows" if job.rows_total and not job.rows_estimated else "rows not known before reading"
+    rows = f"{job.rows_total:,} rows" if not job.rows_estimated else "rows not known before reading"
     plan: dict[str, Any] = json.loads(job.plan) if job.plan else {}
     planned = plan.get("stages", ())
     share = core_share(machine_cores(), len(planned), workers)
@@ -33,7 +33,7 @@ def plan_text(job: v1.Job, workers: int) -> str:
         f"  output  {job.output}",
     ]
     if job.shards_committed:
-        lines.append(f"  going on: {job.shards_committed:,} shards are committed already")
+        lines.append(f"  {continues_text(job.shards_committed, shards)}")
     return "\n".join(lines)
 
 
@@ -76,6 +76,11 @@ def summary_text(job: v1.Job, seconds: float, rows_before: int) -> str:
         f"  rows    {rows:,} in = {job.rows_out:,} out + {job.rows_filtered:,} filtered "
         f"+ {job.rows_rejected:,} rejected"
     )
+    if job.rows_corrupt:
+        lines.append(
+            f"  corrupt {corrupt_text(job.unit, job.rows_corrupt)} can't be read; "
+            f"`headrace rejects {job.output}` says why"
+        )
     if rows > rows_before:
         since = f", {rows_before:,} rows were there before" if rows_before else ""
         lines.append(f"  rate    {(rows - rows_before) / seconds:,.0f} rows/s over all{since}")

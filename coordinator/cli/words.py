@@ -1,4 +1,4 @@
-"""Numbers and durations as people read them."""
+"""Numbers, durations and what becomes of a job, as people read them."""
 
 
 def duration(seconds: float) -> str:
@@ -11,6 +11,22 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def complete_text(name: str) -> str:
+    """Of a job that a run finds complete."""
+    return f"Job {name} is complete already (--again starts it anew)."
+
+
+def continues_text(committed: int, shards: int) -> str:
+    """Of a job that a run goes on with."""
+    return f"continues: {committed:,} of {shards:,} shards are committed"
+
+
+def corrupt_text(unit: str, count: int) -> str:
+    """``3 ranges``, ``100 rows``: what could not be read, in what the budget of rejects counts."""
+    word = "range" if unit == "byte" else "row"
+    return f"{count:,} {word}{'s' * (count != 1)}"
 
 
 def eta(low_s: float, high_s: float) -> str:

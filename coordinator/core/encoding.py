@@ -6,6 +6,7 @@ used again for another fact, and a change of a fact's fields needs a new kind.
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from coordinator.core.facts import (
@@ -28,11 +29,14 @@ from coordinator.core.facts import (
     Quarantined,
     Revoked,
     RowCounts,
+    SchemaAgreed,
     ShardsPart,
     SplitMade,
     TablePage,
     TermRaised,
+    WorkerSeated,
 )
+from headrace.dataset import CorruptUnits
 from headrace.words import Incarnation, WorkerName
 
 FACTS_VERSION: Final = 1
@@ -45,6 +49,8 @@ class BadFact(ValueError):
 
 _U32 = struct.Struct("<I")
 _COMMIT = struct.Struct("<HQIqqQQQQQ")
+_CORRUPT = struct.Struct("<QI")  # rows, ranges
+_RANGE = struct.Struct("<qq")
 _FILE = struct.Struct("<QQ")
 
 
@@ -72,22 +78,42 @@ def _put_commit(fact: CommitDecided) -> bytes:
         _COMMIT.pack(
             fact.job, fact.shard, fact.epoch, fact.begin, fact.end, c.read, c.filtered, c.out, c.rejected, c.children
         ),
-        _put_text(fact.worker),
-        _put_text(fact.incarnation),
+        _CORRUPT.pack(c.corrupt, len(fact.corrupt)),
     ]
+    for found in fact.corrupt:
+        parts += [_RANGE.pack(found.begin, found.end), _put_text(found.reason)]
+    parts += [_put_text(fact.worker), _put_text(fact.incarnation)]
     for file in fact.files:
         parts += [
             _FILE.pack(file.size, file.rows),
             _put_text(file.name),
             _put_text(file.kind),
             _put_text(file.digest),
+            _put_text(file.staged),
         ]
     return b"".join(parts)
 
 
 def _get_commit(body: bytes) -> CommitDecided:
+    rows, ranges = _CORRUPT.unpack_from(body, 1 + _COMMIT.size)
+    at = 1 + _COMMIT.size + _CORRUPT.size
+    corrupt = []
+    for _ in range(ranges):
+        first, last = _RANGE.unpack_from(body, at)
+        reason, at = _get_text(body, at + _RANGE.size)
+        corrupt.append(CorruptUnits(first, last, reason))
+    return _rest_of_commit(body, at, rows, tuple(corrupt), has_staged=True)
+
+
+def _get_whole_commit(body: bytes) -> CommitDecided:
+    return _rest_of_commit(body, 1 + _COMMIT.size, 0, (), has_staged=False)
+
+
+def _rest_of_commit(
+    body: bytes, at: int, rows_corrupt: int, corrupt: tuple[CorruptUnits, ...], *, has_staged: bool
+) -> CommitDecided:
     job, shard, epoch, begin, end, *counts = _COMMIT.unpack_from(body, 1)
-    worker, at = _get_text(body, 1 + _COMMIT.size)
+    worker, at = _get_text(body, at)
     incarnation, at = _get_text(body, at)
     files = []
     while at < len(body):
@@ -95,30 +121,38 @@ def _get_commit(body: bytes) -> CommitDecided:
         name, at = _get_text(body, at + _FILE.size)
         kind, at = _get_text(body, at)
         digest, at = _get_text(body, at)
-        files.append(OutputFile(name, kind, size, digest, rows))
+        staged, at = _get_text(body, at) if has_staged else ("", at)
+        files.append(OutputFile(name, kind, size, digest, rows, staged))
     return CommitDecided(
         job,
         shard,
         epoch,
         begin,
         end,
-        RowCounts(*counts),
+        replace(RowCounts(*counts), corrupt=rows_corrupt),
         WorkerName(worker),
         Incarnation(incarnation),
         tuple(files),
+        corrupt,
     )
 
 
-_REVOKED = struct.Struct("<HQIQQQQQ")
+_REVOKED = struct.Struct("<HQIQQQQQQ")
+_WHOLE_REVOKED = struct.Struct("<HQIQQQQQ")
 
 
 def _put_revoked(fact: Revoked) -> bytes:
     c = fact.counts
-    return _REVOKED.pack(fact.job, fact.shard, fact.epoch, c.read, c.filtered, c.out, c.rejected, c.children)
+    return _REVOKED.pack(fact.job, fact.shard, fact.epoch, c.read, c.filtered, c.out, c.rejected, c.children, c.corrupt)
 
 
 def _get_revoked(body: bytes) -> Revoked:
     job, shard, epoch, *counts = _REVOKED.unpack_from(body, 1)
+    return Revoked(job, shard, epoch, RowCounts(*counts))
+
+
+def _get_whole_revoked(body: bytes) -> Revoked:
+    job, shard, epoch, *counts = _WHOLE_REVOKED.unpack_from(body, 1)
     return Revoked(job, shard, epoch, RowCounts(*counts))
 
 
@@ -179,18 +213,22 @@ _KINDS: Final[dict[int, tuple[type, Callable[..., bytes], Callable[[bytes], Any]
     9: (EpochEnded, _put_ended, _get_ended),
     10: (ChargeReturned, *_plain(ChargeReturned, "HQI")),
     11: (SplitMade, *_plain(SplitMade, "HQQq")),
-    12: (CommitDecided, _put_commit, _get_commit),
     13: (Published, *_plain(Published, "HQI")),
     14: (AllPublished, *_plain(AllPublished, "H")),
-    15: (Revoked, _put_revoked, _get_revoked),
     16: (Quarantined, *_plain(Quarantined, "HQ", texts=1)),
     17: (TablePage, *_plain(TablePage, "HQI", blobs=1)),
     18: (Checkpoint, *_plain(Checkpoint, "H", blobs=1)),
+    19: (SchemaAgreed, *_plain(SchemaAgreed, "H", texts=1)),
+    20: (WorkerSeated, *_plain(WorkerSeated, "", texts=2)),
+    21: (CommitDecided, _put_commit, _get_commit),
+    22: (Revoked, _put_revoked, _get_revoked),
 }
 _PUT: Final[dict[type, tuple[bytes, Callable[..., bytes]]]] = {
     cls: (bytes([kind]), put) for kind, (cls, put, _) in _KINDS.items()
 }
 _GET: Final[dict[int, Callable[[bytes], Fact]]] = {kind: get for kind, (_, _, get) in _KINDS.items()}
+# Commits that know of no corrupt range: ledgers of version 0.1 hold them, none are written.
+_GET.update({12: _get_whole_commit, 15: _get_whole_revoked})
 KINDS_LASTING: Final = frozenset(kind for kind, (cls, _, _) in _KINDS.items() if cls in LASTING)
 """Kind bytes (the first of an encoded fact) of `facts.LASTING`."""
 

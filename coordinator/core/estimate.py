@@ -21,20 +21,10 @@ _SPREAD_MAX: Final = 0.8  # keeps the upper end within five times the mean
 
 @dataclass(frozen=True, slots=True)
 class Eta:
-    """Seconds until the end, as a range; `is_known` when it is narrow enough to be told as one number."""
+    """Seconds until the end, as a range."""
 
     low_s: float
     high_s: float
-
-    @property
-    def is_known(self) -> bool:
-        """Both ends are within a third of each other, or within seconds."""
-        return self.high_s <= self.low_s * 4 / 3 or self.high_s - self.low_s <= 3.0
-
-    @property
-    def middle_s(self) -> float:
-        """The one number."""
-        return (self.low_s + self.high_s) / 2
 
 
 class Estimate:

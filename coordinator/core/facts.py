@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from headrace.dataset import CorruptUnits
 from headrace.words import Epoch, Incarnation, ShardId, WorkerName
 
 
@@ -22,17 +23,22 @@ class Ended(IntEnum):
     SUPERSEDED = 4  # a new incarnation of its worker registered
     UNSEEN = 5  # its worker came back and knows nothing of it
     BEATEN = 6  # the other epoch of the shard committed first
+    OUTAGE = 7  # given back for want of a store: not even a try of the shard
 
 
 @dataclass(frozen=True, slots=True)
 class RowCounts:
-    """Rows of one commit, or a sum of them: ``read == filtered + out + rejected``; `children` are made of rows."""
+    """Rows of one commit, or a sum of them: ``read == filtered + out + rejected``; `children` are made of rows.
+
+    `corrupt` are beside them: rows in ranges that could not be read (`headrace.dataset.corrupt_rows`).
+    """
 
     read: int = 0
     filtered: int = 0
     out: int = 0
     rejected: int = 0
     children: int = 0
+    corrupt: int = 0
 
     def __add__(self, other: "RowCounts") -> "RowCounts":
         return RowCounts(
@@ -41,6 +47,7 @@ class RowCounts:
             self.out + other.out,
             self.rejected + other.rejected,
             self.children + other.children,
+            self.corrupt + other.corrupt,
         )
 
     def __sub__(self, other: "RowCounts") -> "RowCounts":
@@ -50,13 +57,14 @@ class RowCounts:
             self.out - other.out,
             self.rejected - other.rejected,
             self.children - other.children,
+            self.corrupt - other.corrupt,
         )
 
     @property
     def is_balanced(self) -> bool:
         """Each row read is out, filtered or rejected (law 1), and nothing is negative."""
         return self.read == self.filtered + self.out + self.rejected and (
-            min(self.read, self.filtered, self.out, self.rejected, self.children) >= 0
+            min(self.read, self.filtered, self.out, self.rejected, self.children, self.corrupt) >= 0
         )
 
 
@@ -69,6 +77,7 @@ class OutputFile:
     size: int  # bytes
     digest: str  # blake2b-128, hex
     rows: int
+    staged: str = ""  # where it is staged, in its store's words (`headrace.stores`); "": its name says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,14 @@ class TermRaised:
     """A coordinator started on this ledger."""
 
     term: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeated:
+    """An incarnation of a worker registered for the first time; those before it are over."""
+
+    worker: WorkerName
+    incarnation: Incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +209,14 @@ class SplitMade:
 
 
 @dataclass(frozen=True, slots=True)
+class SchemaAgreed:
+    """All data files of the job's output have this schema (`coordinator.core.schema`)."""
+
+    job: int
+    schema: str
+
+
+@dataclass(frozen=True, slots=True)
 class CommitDecided:
     """This epoch's output counts. Its range is the shard's: a prefix comes with a `SplitMade` before it."""
 
@@ -204,6 +229,7 @@ class CommitDecided:
     worker: WorkerName
     incarnation: Incarnation
     files: tuple[OutputFile, ...]
+    corrupt: tuple[CorruptUnits, ...] = ()  # by rising begin, disjoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +287,7 @@ class Checkpoint:
 
 Fact = (
     TermRaised
+    | WorkerSeated
     | JobPlanned
     | FilesPart
     | CutsPart
@@ -271,6 +298,7 @@ Fact = (
     | EpochEnded
     | ChargeReturned
     | SplitMade
+    | SchemaAgreed
     | CommitDecided
     | Published
     | AllPublished
@@ -282,6 +310,7 @@ Fact = (
 
 LASTING: Final = (
     TermRaised,
+    WorkerSeated,
     JobPlanned,
     FilesPart,
     CutsPart,

@@ -14,6 +14,8 @@ class Held:
     begin: int
     end: int
     position: int
+    rows_done: int = 0  # through all stages, filtered, rejected or in a corrupt range
+    rows_rejected: int = 0  # of these: rejected, or in a corrupt range
 
 
 @dataclass(slots=True)
@@ -28,6 +30,8 @@ class Lease:
     deadline: float
     position: int  # first unit not yet read, as the worker last said
     is_seen: bool  # the worker has named it: it got the grant
+    rows_done: int = 0  # as `Held`, as the worker last said
+    rows_rejected: int = 0
 
 
 @dataclass(slots=True)
@@ -54,6 +58,14 @@ class Refused:
     """The lease is live, but this can't be done with it: nothing changed."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OtherSchema:
+    """The commit's data files have another schema than the output's: nothing changed."""
+
+    agreed: str
+    found: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,12 @@ from coordinator.core.facts import (
     Quarantined,
     Revoked,
     RowCounts,
+    SchemaAgreed,
     SplitMade,
 )
-from coordinator.core.lease_values import AlreadyWon, Held, Lease, Refused, Renewed, Stale
+from coordinator.core.lease_values import AlreadyWon, Held, Lease, OtherSchema, Refused, Renewed, Stale
 from coordinator.core.table import ShardTable, TableFact
+from headrace.dataset import CorruptUnits
 from headrace.words import Epoch, Incarnation, ShardId, ShardState, WorkerName
 
 TRIES_MAX: Final = 50
@@ -113,6 +115,7 @@ class LeaseTable(ShardTable):
             return Stale(held.shard, held.epoch)
         lease.deadline = max(lease.deadline, now + ttl_s)
         lease.position = max(lease.position, held.position)
+        lease.rows_done, lease.rows_rejected = held.rows_done, held.rows_rejected
         lease.is_seen = True
         return Renewed(self._columns.ends[held.shard])
 
@@ -152,12 +155,14 @@ class LeaseTable(ShardTable):
         *,
         charged: bool,
         error: str = "",
+        is_outage: bool = False,
     ) -> list[Fact] | Stale:
-        """The holder gives the shard back; `charged` as the failure table says."""
+        """The holder gives the shard back; `charged` as the failure table says. What an outage ends was no try."""
         lease = self._own(worker, incarnation, shard, epoch)
         if lease is None:
             return Stale(shard, epoch)
-        return self._end(lease, Ended.RELEASED, charged=charged, error=error)
+        why = Ended.OUTAGE if is_outage and not charged else Ended.RELEASED
+        return self._end(lease, why, charged=charged, error=error)
 
     def expire(self, now: float) -> list[Fact]:
         """Ends the epochs whose deadline has passed; charged only if the worker had shown that it got the grant."""
@@ -232,12 +237,15 @@ class LeaseTable(ShardTable):
         end: int,
         counts: RowCounts,
         files: Sequence[OutputFile],
+        corrupt: Sequence[CorruptUnits] = (),
+        schema: str = "",
         now: float = 0.0,
         publish_ttl_s: float = math.inf,
-    ) -> list[Fact] | Stale | Refused | AlreadyWon:
+    ) -> list[Fact] | Stale | Refused | OtherSchema | AlreadyWon:
         """Decides that this epoch's output counts; a prefix of the shard's range is itself the split.
 
-        The publish is expected to be reported within `publish_ttl_s`, see `publishes_due`.
+        The first `schema` of data files that comes is that of the whole output; empty: there are no data files. The
+        publish is expected to be reported within `publish_ttl_s`, see `publishes_due`.
         """
         if self._has_won(worker, incarnation, shard, epoch):
             if (begin, end) != self.range_of(shard):
@@ -252,15 +260,19 @@ class LeaseTable(ShardTable):
             return Refused(f"the shard ends at {last}, before {end}")
         if not counts.is_balanced:
             return Refused(f"rows read are not filtered + out + rejected: {counts}")
-        facts: list[Fact] = []
+        fault = self._cut_fault(first, end, last) if end != last else ""
+        if fault:
+            return Refused(fault)
+        if schema and self.schema not in ("", schema):
+            return OtherSchema(self.schema, schema)
+        facts = self.agree(schema)
         if end != last:
-            fault = self._cut_fault(first, end, last)
-            if fault:
-                return Refused(fault)
             facts.append(self._do(SplitMade(self.job, shard, ShardId(self._columns.count), end)))
         facts.append(
             self._do(
-                CommitDecided(self.job, shard, epoch, begin, end, counts, worker, incarnation, tuple(files)),
+                CommitDecided(
+                    self.job, shard, epoch, begin, end, counts, worker, incarnation, tuple(files), tuple(corrupt)
+                ),
             )
         )
         if not self.is_held:
@@ -268,6 +280,12 @@ class LeaseTable(ShardTable):
         for loser in list(self._live.get(shard, ())):
             facts.append(self._do(EpochEnded(self.job, shard, loser.epoch, Ended.BEATEN, charged=False)))
         return facts
+
+    def agree(self, schema: str) -> list[Fact]:
+        """The output's data files have this schema; [] if none is said or one is agreed already."""
+        if not schema or self.schema:
+            return []
+        return [self._do(SchemaAgreed(self.job, schema))]
 
     def published(
         self, worker: WorkerName | None, shard: ShardId, epoch: Epoch, incarnation: Incarnation | None = None
@@ -347,8 +365,9 @@ class LeaseTable(ShardTable):
         begin, end = self.range_of(shard)
         if units_max is None:
             return None
-        aim = max(units_max, self.units_min)
-        if end - begin < aim + max(aim // 2, self.units_min):
+        aim = max(units_max, 1)
+        least = min(aim, self.units_min)
+        if end - begin < aim + max(aim // 2, least):
             return None
         at = begin + aim
         # A cut that costs nothing is worth half as much, or twice as much, work.
@@ -358,7 +377,7 @@ class LeaseTable(ShardTable):
             at = min(near, key=lambda cut: abs(cut - at))
         elif not self.is_divisible:
             at = self.next_cut(at)
-        return at if begin < at <= end - self.units_min else None
+        return at if begin < at <= end - least else None
 
     def _cut_fault(self, begin: int, at: int, end: int) -> str:
         """Why ``[begin, end)`` can't be cut at `at`; empty if it can."""

@@ -1,4 +1,4 @@
-"""What the facts add up to: the coordinator's term, and for each job its plan, its dataset, its table and its state.
+"""What the facts add up to: term and incarnations, and for each job its plan, its dataset, its table and its state.
 
 The plan of a job is journaled in parts, streamed, in one transaction: `JobPlanned`, then files, cuts and shard ends.
 
@@ -23,8 +23,10 @@ from coordinator.core.facts import (
     OutputStep,
     ShardsPart,
     TermRaised,
+    WorkerSeated,
 )
 from coordinator.core.leases import LeaseTable
+from coordinator.core.roster import Roster
 from headrace.dataset import Dataset
 
 _PART: Final = 262_144  # entries of one part: 2 MB of int64 before compression
@@ -85,7 +87,7 @@ class JobLedger:
                 self.steps.pop(fact.step, None)
                 if fact.detail != UNDONE:
                     self.steps[fact.step] = fact.detail
-            case TermRaised() | JobPlanned() | FilesPart() | CutsPart() | ShardsPart():
+            case TermRaised() | WorkerSeated() | JobPlanned() | FilesPart() | CutsPart() | ShardsPart():
                 raise AssertionError(f"not a fact of a planned job: {fact}")
             case _:
                 self.table.apply(fact, number)
@@ -151,6 +153,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.term = 0
+        self.roster = Roster()
         self.jobs: dict[int, JobLedger] = {}
         self._planning: dict[int, _Planning] = {}
 
@@ -173,6 +176,8 @@ class Ledger:
         match fact:
             case TermRaised():
                 self.term = fact.term
+            case WorkerSeated():
+                self.roster.apply(fact)
             case JobPlanned():
                 self._planning[fact.job] = _Planning(fact)
             case FilesPart() | CutsPart() | ShardsPart():

@@ -33,6 +33,7 @@ from coordinator.core.facts import (
     Quarantined,
     Revoked,
     RowCounts,
+    SchemaAgreed,
     SplitMade,
     TablePage,
 )
@@ -49,6 +50,7 @@ TableFact = (
     | EpochEnded
     | ChargeReturned
     | SplitMade
+    | SchemaAgreed
     | CommitDecided
     | Published
     | AllPublished
@@ -82,7 +84,7 @@ class ShardTable:
             cuts: sorted units where cutting is free; elsewhere only if `divisible`.
             attempts_max: charged grants of a shard before it is quarantined; at most 255.
             tries_max: grants without progress, charged or not, before it is quarantined.
-            units_min: no cut of a grant's front leaves a smaller part.
+            units_min: no cut of a grant's front leaves a smaller part, unless the front is as small.
             held: publishing waits for the end of the job (modes append and replace).
         """
         self.job = job
@@ -90,7 +92,8 @@ class ShardTable:
         self.is_divisible = divisible
         self.units_min = max(1, units_min)
         self.rows = RowCounts()  # of all commits that count
-        self.shards_recomputed = 0  # grants beyond a shard's first
+        self.schema = ""  # of all data files (`schema`); empty: none agreed
+        self.shards_recomputed = 0  # shards that were granted more than once
         self._attempts_max = min(attempts_max, _UINT8_MAX)
         self._tries_max = min(tries_max, _UINT8_MAX)
         self._cuts = np.empty(0, np.int64) if cuts is None else cuts
@@ -150,6 +153,19 @@ class ShardTable:
         """The worker's live epochs, in order of grant."""
         return list(self._by_worker.get(worker, {}).values())
 
+    def rows_live(self, worker: WorkerName) -> tuple[int, int]:
+        """Rows of the worker's live epochs, done and rejected, as far as they are known.
+
+        Rows of a shard with two live epochs are the same rows: the larger number counts, for the first one's worker.
+        """
+        done = rejected = 0
+        for lease in self.held_by(worker):
+            both = self._live[lease.shard]
+            if both[0] is lease:
+                done += max(each.rows_done for each in both)
+                rejected += max(each.rows_rejected for each in both)
+        return done, rejected
+
     def live_on(self, shard: ShardId) -> Sequence[Lease]:
         """The shard's live epochs, in order of grant."""
         return tuple(self._live.get(shard, ()))
@@ -157,10 +173,6 @@ class ShardTable:
     def live_epochs(self, shard: ShardId) -> int:
         """How many epochs of the shard are live: 0, 1 or 2."""
         return len(self._live.get(shard, ()))
-
-    def publishes_expected(self) -> list[tuple[ShardId, Epoch]]:
-        """Commits whose publish isn't reported yet; none in held modes."""
-        return [(ShardId(shard), publishing.epoch) for shard, publishing in self._publishing.items()]
 
     def awaits_publish(self, shard: ShardId, epoch: Epoch) -> bool:
         """Whether this commit counts and its publish isn't journaled yet; never in held modes."""
@@ -228,6 +240,8 @@ class ShardTable:
                 self._cut_off.pop((fact.shard, fact.epoch), None)
             case SplitMade():
                 self._apply_split(fact)
+            case SchemaAgreed():
+                self.schema = fact.schema
             case CommitDecided():
                 self._apply_commit(fact, number)
             case Published():
@@ -271,7 +285,7 @@ class ShardTable:
         columns.tries[shard] = min(columns.tries[shard] + 1, _UINT8_MAX)
         columns.owners[shard] = self._holder(fact.worker, fact.incarnation)
         self._pending.note_granted(shard)
-        self.shards_recomputed += fact.epoch > 1
+        self.shards_recomputed += fact.epoch == 2
         self._set_state(shard, ShardState.LEASED)
         self._add_lease(shard, fact.epoch, fact.worker, fact.incarnation)
 
@@ -303,6 +317,8 @@ class ShardTable:
                 self._cut_off[shard, fact.epoch] = (lease.worker, lease.incarnation)
                 if len(self._cut_off) > _CUT_OFF_MAX:
                     del self._cut_off[next(iter(self._cut_off))]
+        if fact.why is Ended.OUTAGE:
+            columns.tries[shard] = max(columns.tries[shard] - 1, 0)
         columns.touch(shard)
         if columns.states[shard] == ShardState.LEASED and shard not in self._live:
             self._set_state(shard, ShardState.PENDING)
@@ -380,6 +396,7 @@ class ShardTable:
             "shards": self._shards,
             "units": self._units,
             "rows": dataclasses.astuple(self.rows),
+            "schema": self.schema,
             "recomputed": self.shards_recomputed,
             "holders": self._holders,
             "live": [(x.shard, x.epoch, x.worker, x.incarnation) for x in self.leases()],
@@ -392,6 +409,7 @@ class ShardTable:
     def _restore(self, rest: dict[str, Any]) -> None:
         self._pending.cursor, self._shards, self._units = rest["cursor"], rest["shards"], rest["units"]
         self.rows, self.shards_recomputed = RowCounts(*rest["rows"]), rest["recomputed"]
+        self.schema = rest["schema"]
         self._holders = [(WorkerName(worker), Incarnation(incarnation)) for worker, incarnation in rest["holders"]]
         self._holder_index = {holder: i for i, holder in enumerate(self._holders)}
         self._live, self._by_worker = {}, {}

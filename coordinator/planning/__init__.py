@@ -6,19 +6,19 @@ Not here: what a job file says wrong by itself (`coordinator.spec`), listing the
 cutting it into shards (`coordinator.core.planner`).
 """
 
-from coordinator.planning.output_check import check_sink
+from coordinator.planning.output_check import sink_faults
 from coordinator.planning.probes import Probe, probes_from_json, probes_to_json
 from coordinator.planning.resolve import find_faults, named_columns, resolve, source_columns
 from coordinator.planning.system import check_system
 
 __all__ = [
     "Probe",
-    "check_sink",
     "check_system",
     "find_faults",
     "named_columns",
     "probes_from_json",
     "probes_to_json",
     "resolve",
+    "sink_faults",
     "source_columns",
 ]

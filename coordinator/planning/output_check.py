@@ -12,10 +12,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coordinator.planning.store_check import store_faults
 from coordinator.spec import InferenceJob
 from coordinator.spec.job import scheme_of
-from headrace.errors import BadJob, Fault
+from headrace.errors import Fault
 from headrace.publish import HIDDEN, part_name
+from headrace.stores import is_object_store
 
 if TYPE_CHECKING:
     from headrace.dataset import Dataset  # with numpy, which the command line has no use for
@@ -24,30 +26,29 @@ _FIELD = "spec.sink.uri"
 ANY_FOLDERS = "**"
 
 
-def check_sink(job: InferenceJob, dataset: "Dataset") -> None:
-    """Checks a new job's output folder.
+def sink_faults(
+    job: InferenceJob, dataset: "Dataset | None", *, is_mode_known: bool = True, is_source_known: bool = True
+) -> list[Fault]:
+    """What is wrong with a new job's output: it overlaps the source either way, isn't a folder, can't be written, or
+    isn't empty in mode `fail`.
 
-    Raises:
-        BadJob: it overlaps the source either way, isn't a folder, can't be written, or isn't empty in mode `fail`.
+    Without a dataset, overlap is judged by the source's patterns alone. Unless the mode is known, an output may hold
+    files; unless the source is, nothing is said of overlap.
     """
-    faults = sink_faults(job, dataset)
-    if faults:
-        raise BadJob(faults)
-
-
-def sink_faults(job: InferenceJob, dataset: "Dataset | None") -> list[Fault]:
-    """All that `check_sink` raises; without a dataset, overlap is judged by the source's patterns alone."""
+    if is_object_store(job.spec.sink.uri):
+        must_be_empty = is_mode_known and job.spec.sink.mode == "fail"
+        return store_faults(job, dataset, must_be_empty=must_be_empty, is_source_known=is_source_known)
     sink = Path(job.spec.sink.uri)
     try:
-        faults = _folder_faults(job, sink)
+        faults = _folder_faults(sink, must_be_empty=is_mode_known and job.spec.sink.mode == "fail")
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM):
             return [Fault(_FIELD, f"{sink}: {error.strerror}", "a folder that can be made and written")]
         return [Fault(_FIELD, f"no permission to look into {error.filename}", "a folder that you may write")]
-    return faults + _overlap_faults(job, sink, dataset)
+    return faults + (_overlap_faults(job, sink, dataset) if is_source_known else [])
 
 
-def _folder_faults(job: InferenceJob, sink: Path) -> list[Fault]:
+def _folder_faults(sink: Path, *, must_be_empty: bool) -> list[Fault]:
     existing = next(path for path in (sink, *sink.parents) if path.is_symlink() or _exists(path))
     if not _exists(existing):
         return [Fault(_FIELD, f"{existing} is a link to nothing", "a folder for the output files")]
@@ -56,7 +57,7 @@ def _folder_faults(job: InferenceJob, sink: Path) -> list[Fault]:
     faults = []
     if not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         faults.append(Fault(_FIELD, f"no permission to write {existing}", "a folder that you may write"))
-    if job.spec.sink.mode == "fail" and existing == sink:
+    if must_be_empty and existing == sink:
         found = next(_contents(sink), None)
         if found is not None:
             expected = "an empty folder, or mode: append or replace"

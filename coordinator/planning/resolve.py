@@ -4,12 +4,13 @@ Each check says nothing where what it needs isn't known (a stage whose probe fai
 `find_faults` can look at a job of which only parts could be examined.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from coordinator.planning.inputs import UNKNOWN, Given, check_input
 from coordinator.planning.probes import Probe
 from coordinator.planning.stages import draft_stage, stage_program
+from coordinator.planning.store_check import storage_options
 from coordinator.spec import (
     ALL_COLUMNS,
     CastSpec,
@@ -84,6 +85,7 @@ def resolve(
             tuple(_sink_columns(job, source.schema.names)),
             spec.sink.codec,
             spec.sink.mode,
+            storage_options(spec.sink.storage),
         ),
         errors=ErrorPolicy(
             max_rejected_rows=spec.errors.max_rejected.rows,
@@ -98,8 +100,13 @@ def resolve(
     )
 
 
-def find_faults(job: InferenceJob, source: SourcePlan | None, probes: Mapping[str, Probe]) -> list[Fault]:
-    """All faults of the job against what is known: None or a missing probe is not known."""
+def find_faults(
+    job: InferenceJob, source: SourcePlan | None, probes: Mapping[str, Probe], *, untyped: Collection[int] = ()
+) -> list[Fault]:
+    """All faults of the job against what is known: None or a missing probe is not known.
+
+    What the stages at the indexes `untyped` get isn't compared with what they take.
+    """
     faults = graph_faults(job)
     schema = source.schema if source else None
     if schema is not None:
@@ -111,7 +118,7 @@ def find_faults(job: InferenceJob, source: SourcePlan | None, probes: Mapping[st
             faults += _stage_output(job, use, probes.get(use.producer))
     typed = _typed(source) if source else None
     for i, stage in enumerate(job.spec.pipeline):
-        faults += _stage_faults(job, i, stage, typed, probes)
+        faults += _stage_faults(job, i, stage, typed, probes) if i not in untyped else []
     if schema is not None:
         faults += _sink_faults(job, schema)
     return faults

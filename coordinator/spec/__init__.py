@@ -3,9 +3,10 @@
 Start-up matters here: pydantic and PyYAML are all that may be imported, never pyarrow or numpy.
 """
 
+from coordinator.spec.check import is_within
 from coordinator.spec.graph import Use, graph_faults, running_order, sink_uses, stage_uses
-from coordinator.spec.job import API_VERSION, InferenceJob, JobSpec, Metadata, job_schema
-from coordinator.spec.load import LoadedJob, job_from_plain, load_job
+from coordinator.spec.job import InferenceJob, JobSpec, Metadata, job_schema
+from coordinator.spec.load import LoadedJob, examine_job, job_from_plain, load_job
 from coordinator.spec.pipeline import BatchSpec, CastSpec, PredictorsSpec, StageSpec, split_reference
 from coordinator.spec.policy import ErrorsSpec, RetriesSpec, WorkersSpec
 from coordinator.spec.sink import ALL_COLUMNS, SinkSpec
@@ -13,7 +14,6 @@ from coordinator.spec.source import CsvSpec, SourceSpec
 
 __all__ = [
     "ALL_COLUMNS",
-    "API_VERSION",
     "BatchSpec",
     "CastSpec",
     "CsvSpec",
@@ -29,7 +29,9 @@ __all__ = [
     "StageSpec",
     "Use",
     "WorkersSpec",
+    "examine_job",
     "graph_faults",
+    "is_within",
     "job_from_plain",
     "job_schema",
     "load_job",

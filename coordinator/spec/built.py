@@ -20,10 +20,8 @@ def unbuilt(job: InferenceJob) -> list[Fault]:
     faults = [Fault(field_name(path), _NOT_YET, "leave it out") for path in _unbuilt_fields(job, ())]
     source = job.spec.source
     for uri in source.uri:
-        faults += _scheme("spec.source.uri", uri, (*_HTTP, "file") if source.format == "parquet" else ("file",))
-    if source.on_corrupt == "reject":
-        faults.append(Fault("spec.source.onCorrupt", f"'reject' is {_NOT_YET}", "'fail', which names the file"))
-    faults += _scheme("spec.sink.uri", job.spec.sink.uri, ("file",))
+        faults += _scheme("spec.source.uri", uri, ("file", "s3", *_HTTP))
+    faults += _scheme("spec.sink.uri", job.spec.sink.uri, ("file", "s3"))
     for i, stage in enumerate(job.spec.pipeline):
         if stage.onnx:
             faults += _scheme(f"spec.pipeline[{i}].onnx", stage.onnx, ("file", "pkg"))
@@ -58,5 +56,11 @@ def _scheme(field: str, uri: str, allowed: tuple[str, ...]) -> list[Fault]:
     if not scheme or scheme in allowed:
         return []
     if scheme in _LATER_SCHEMES or scheme in _HTTP:
-        return [Fault(field, f"{scheme}:// is {_NOT_YET} here", "a local path")]
-    return [Fault(field, f"unknown scheme {scheme}://", "a local path")]
+        return [Fault(field, f"{scheme}:// is {_NOT_YET} here", _named(allowed))]
+    return [Fault(field, f"unknown scheme {scheme}://", _named(allowed))]
+
+
+def _named(schemes: tuple[str, ...]) -> str:
+    """What may be written, for people."""
+    names = ["a local path", *(f"{scheme}://" for scheme in schemes if scheme != "file")]
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

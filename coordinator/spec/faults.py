@@ -30,9 +30,12 @@ def faults_of(error: ValidationError, model: type[BaseModel], data: Any) -> list
     return [Fault(name, found[name], " or ".join(expected.get(name, []))) for name in found]
 
 
-def unknown_paths(error: ValidationError, data: Any) -> list[Path]:
-    """Paths of the fields that no model has."""
-    return [_path_in(data, item["loc"]) for item in error.errors() if item["type"] == "extra_forbidden"]
+def error_paths(error: ValidationError, data: Any) -> list[tuple[Path, str]]:
+    """Where the errors lie, and pydantic's word for each: ``extra_forbidden`` where no model has the field."""
+    return [
+        (_path_in(data, item["loc"], missing=item["type"] == "missing"), item["type"])
+        for item in error.errors(include_url=False)
+    ]
 
 
 def _words(item: Any, path: Path, model: type[BaseModel]) -> tuple[str, str]:

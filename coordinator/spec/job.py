@@ -16,7 +16,6 @@ from coordinator.spec.sink import SinkSpec
 from coordinator.spec.source import SourceSpec
 from coordinator.spec.strict import Strict, not_built
 
-API_VERSION = "headrace.dev/v1alpha1"
 FOLDER_ANNOTATION = "headrace.dev/folder"
 """Where a manifest names the folder of its job file, beside which user code lies."""
 

@@ -12,13 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from coordinator.spec.built import unbuilt
+from coordinator.spec.check import Checked, checked, is_within
 from coordinator.spec.document import Document, parse
-from coordinator.spec.document import Path as FieldPath
-from coordinator.spec.faults import faults_of, unknown_paths
-from coordinator.spec.graph import graph_faults
 from coordinator.spec.job import InferenceJob
 from headrace.errors import BadJob, Fault
 
@@ -38,10 +33,16 @@ class LoadedJob:
     path: Path
     folder: Path  # absolute
     document: Document
+    faults: tuple[Fault, ...] = ()  # of the file itself, their fields not located; `job` is without what is wrong
+    blank: frozenset[str] = frozenset()  # sections of `job` that are but stand-ins
 
     def located(self, error: BadJob) -> BadJob:
         """`error` with ``file:line:`` before the fields that the job file has."""
         return BadJob(_located(error.faults, self.path, self.document))
+
+    def faults_in(self, section: str) -> list[Fault]:
+        """The file's own faults in a section such as ``spec.source``."""
+        return [fault for fault in self.faults if is_within(fault.field, section)]
 
 
 def load_job(path: Path, sets: Mapping[str, str], environ: Mapping[str, str]) -> LoadedJob:
@@ -49,6 +50,18 @@ def load_job(path: Path, sets: Mapping[str, str], environ: Mapping[str, str]) ->
 
     Raises:
         BadJob: all faults, each field with file and line.
+    """
+    loaded = examine_job(path, sets, environ)
+    if loaded.faults:
+        raise loaded.located(BadJob(loaded.faults))
+    return loaded
+
+
+def examine_job(path: Path, sets: Mapping[str, str], environ: Mapping[str, str]) -> LoadedJob:
+    """As `load_job`, but a job with faults comes without what is wrong, so that the rest of it can be examined.
+
+    Raises:
+        BadJob: too little of it is a job for that; all faults, each field with file and line.
     """
     try:
         raw = path.read_bytes()
@@ -61,17 +74,14 @@ def load_job(path: Path, sets: Mapping[str, str], environ: Mapping[str, str]) ->
     except UnicodeDecodeError as error:
         raise BadJob([Fault(str(path), f"byte {error.start} isn't UTF-8", "YAML text in UTF-8")]) from error
     document = parse(text, {**environ, **sets})
-    faults = list(document.faults)
-    job = None
-    if document.value is None and not faults:
-        faults.append(Fault("this file", "empty", "an InferenceJob, as README.md shows one"))
-    elif document.value is not None:
-        job, found = _checked(document.value)
-        faults += found
-    if job is None or faults:
+    if document.value is None and not document.faults:
+        document.faults.append(Fault("this file", "empty", "an InferenceJob, as README.md shows one"))
+    found = checked(document.value) if document.value is not None else Checked(None)
+    faults = (*document.faults, *found.faults)
+    if found.job is None:
         raise BadJob(_located(faults, path, document))
     folder = path.absolute().parent
-    return LoadedJob(job.absolute(folder), path, folder, document)
+    return LoadedJob(found.job.absolute(folder), path, folder, document, faults, found.blank)
 
 
 def parse_json(text: str) -> Any:
@@ -92,40 +102,10 @@ def job_from_plain(value: Any) -> InferenceJob:
     Raises:
         BadJob: all faults.
     """
-    job, faults = _checked(value)
-    if job is None or faults:
-        raise BadJob(faults)
-    return job
-
-
-def _checked(value: Any) -> tuple[InferenceJob | None, list[Fault]]:
-    """The job and what is wrong with it; None where it is too wrong to be one."""
-    if not isinstance(value, dict):
-        return None, [Fault("this file", f"found a {type(value).__name__}", "an InferenceJob, as README.md shows one")]
-    faults: list[Fault] = []
-    try:
-        job = InferenceJob.model_validate(value)
-    except ValidationError as error:
-        faults = faults_of(error, InferenceJob, value)
-        unknown = unknown_paths(error, value)
-        if len(unknown) < error.error_count():
-            return None, faults
-        # Only unknown fields: without them the rest can be checked as well, so that one look finds everything.
-        try:
-            job = InferenceJob.model_validate(_without(value, unknown))
-        except ValidationError as other:
-            return None, faults + faults_of(other, InferenceJob, value)
-    return job, faults + unbuilt(job) + graph_faults(job)
-
-
-def _without(value: Any, paths: list[FieldPath]) -> Any:
-    copy = json.loads(json.dumps(value, default=str))
-    for path in paths:
-        at = copy
-        for part in path[:-1]:
-            at = at[part]
-        del at[path[-1]]
-    return copy
+    found = checked(value)
+    if found.job is None or found.faults:
+        raise BadJob(found.faults)
+    return found.job
 
 
 def _located(faults: Sequence[Fault], path: Path, document: Document) -> list[Fault]:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from coordinator.spec.pipeline import split_reference
+from coordinator.spec.source import StorageSpec
 from coordinator.spec.strict import Strict, not_built
 from headrace.words import SOURCE
 
@@ -24,7 +25,7 @@ class SinkSpec(Strict):
     """A folder of files of one format."""
 
     format: Literal["parquet", "arrow", "csv", "jsonl"]
-    uri: str = Field(min_length=1, description="The output folder; relative to the job file.")
+    uri: str = Field(min_length=1, description="The output folder, relative to the job file, or s3://BUCKET/PREFIX.")
     columns: dict[str, str] = Field(
         min_length=1, description='Output columns and where each comes from; {"*": source} carries all source columns.'
     )
@@ -35,6 +36,7 @@ class SinkSpec(Strict):
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] | None = Field(
         default=None, description="Default: zstd for parquet and arrow, none for csv and jsonl."
     )
+    storage: StorageSpec = Field(default_factory=StorageSpec, description="Where an object store is.")
 
     @property
     def codec(self) -> str:

@@ -1,11 +1,11 @@
 """Where rows come from: `spec.source`."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from coordinator.spec.scalars import Strings
-from coordinator.spec.strict import Strict, not_built
+from coordinator.spec.strict import Strict
 
 
 class CsvSpec(Strict):
@@ -15,7 +15,9 @@ class CsvSpec(Strict):
     delimiter: str = Field(default=",", description="One character.")
     types: dict[str, str] = Field(
         default_factory=dict,
-        description="Arrow types by column, such as {id: int64}; the others are inferred from the first file.",
+        description="Arrow types by column, such as {id: int64}; the others are inferred from the first MiB of each of "
+        "the first three files. A row that doesn't fit a given type is rejected; one that doesn't fit an inferred type "
+        "fails the job, which must then say the type.",
     )
     line_breaks_in_fields: bool = Field(
         default=True, description="Whether quoted fields may hold line breaks; a file may be cut only where not."
@@ -29,13 +31,28 @@ class CsvSpec(Strict):
         return value
 
 
+class StorageSpec(Strict):
+    """Where an object store is. Keys never stand here: the SDK's own chain finds them (environment, profile, role)."""
+
+    endpoint: str = Field(default="", description="URL of a store that speaks S3; default: AWS or the environment's.")
+    region: str = Field(default="", description="Default: the environment's, or what the store says.")
+    anonymous: bool = Field(default=False, description="Requests aren't signed: for public buckets.")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _a_url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("expected a URL such as https://s3.example.org:9000")
+        return value
+
+
 class SourceSpec(Strict):
     """Files of one format; every row of every file that matches is read once, in the order of their paths."""
 
     format: Literal["parquet", "arrow", "csv", "jsonl", "files"] = Field(
         description="files: one row per file with the columns path, bytes, size and modified."
     )
-    uri: Strings = Field(description="A path, a glob or a list; relative to the job file; http(s):// for Parquet.")
+    uri: Strings = Field(description="A path, a glob or a list; relative to the job file; s3:// or http(s)://.")
     exclude: Strings = Field(default_factory=list, description="Globs of paths to leave out.")
     columns: list[str] | None = Field(
         default=None, description="Columns to read; default: what the pipeline and the sink name."
@@ -44,10 +61,12 @@ class SourceSpec(Strict):
         default=None, description="Only rows for which this is true, such as: lang == 'en' and size > 100"
     )
     on_corrupt: Literal["fail", "reject"] = Field(
-        default="fail", description="reject: list a file or range that can't be read, and go on."
+        default="fail",
+        description="reject: list a file or range that can't be read, and go on; its rows count as rejected ones, or "
+        "it counts as one where nobody knows how many it had.",
     )
     csv: CsvSpec = Field(default_factory=CsvSpec, description="Only for format csv.")
-    storage: dict[str, Any] | None = not_built("Endpoint and region of an object store; never keys.")
+    storage: StorageSpec = Field(default_factory=StorageSpec, description="Where an object store is.")
 
     @field_validator("uri")
     @classmethod

@@ -12,11 +12,28 @@ from typing import Any
 
 from grpclib.client import Channel
 from grpclib.events import SendRequest, listen
+from grpclib.exceptions import StreamTerminatedError
+from h2.exceptions import H2Error
 
 from headrace.errors import ConfigError
 from headrace.limits import SOCKET_PATH_BYTES_MAX
 
+BROKEN = (
+    OSError,
+    StreamTerminatedError,
+    TimeoutError,
+    H2Error,
+    AttributeError,
+    AssertionError,
+    LookupError,
+    ValueError,
+)
+"""What a call raises when its connection breaks, swallows or garbles: besides the lawful ones, grpclib misses an
+attribute of a connection that was lost between two of its steps, or a header, and betterproto asserts that an answer
+came at all and that it can be read."""
+
 UNIX = "unix:"
+PORT_MAX = 65535
 
 
 class UnixChannel(Channel):
@@ -36,6 +53,20 @@ class UnixChannel(Channel):
         return protocol
 
 
+def parse_address(address: str) -> Path | tuple[str, int]:
+    """The path of a Unix socket, or host and port.
+
+    Raises:
+        ConfigError: the address is neither ``unix:PATH`` nor ``HOST:PORT``.
+    """
+    if address.startswith(UNIX) and len(address) > len(UNIX):
+        return Path(address[len(UNIX) :])
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not (port.isascii() and port.isdecimal() and 0 < int(port) <= PORT_MAX):
+        raise ConfigError(f"The coordinator's address {address!r} is neither unix:PATH nor HOST:PORT.")
+    return host.strip("[]"), int(port)
+
+
 def open_channel(address: str, token: str | None = None) -> Channel:
     """Makes a channel; it connects with the first call and again after a loss. Close it with ``close()``.
 
@@ -45,12 +76,10 @@ def open_channel(address: str, token: str | None = None) -> Channel:
     Raises:
         ConfigError: the address is neither ``unix:PATH`` nor ``HOST:PORT``.
     """
-    if address.startswith(UNIX):
-        return UnixChannel(Path(address[len(UNIX) :]))
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit():
-        raise ConfigError(f"The coordinator's address {address!r} is neither unix:PATH nor HOST:PORT.")
-    channel = Channel(host=host.strip("[]"), port=int(port))
+    place = parse_address(address)
+    if isinstance(place, Path):
+        return UnixChannel(place)
+    channel = Channel(host=place[0], port=place[1])
     if token is not None:
 
         async def add_token(event: SendRequest) -> None:

@@ -5,7 +5,7 @@ Units are rows (Parquet, Arrow), bytes (CSV, JSONL) or files (a listing). File i
 it is again two such ranges. Files of zero units are listed and belong to no shard.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,33 @@ class Slice:
     end: int
     units: int  # units of the whole file
     origin: int  # the dataset unit at which the file begins
+
+
+@dataclass(frozen=True, slots=True)
+class CorruptUnits:
+    """Dataset units ``[begin, end)`` that could not be read, listed because the job says `onCorrupt: reject`."""
+
+    begin: int
+    end: int
+    reason: str
+
+
+def corrupt_rows(unit: str, ranges: Iterable[CorruptUnits]) -> int:
+    """Rows that the budget of rejects counts for `ranges`: their units where these are rows or files, else 1 each.
+
+    How many rows were in a range of bytes that can't be read nobody knows.
+    """
+    return sum(1 if unit == "byte" else found.end - found.begin for found in ranges)
+
+
+def corrupt_fault(begin: int, end: int, ranges: Iterable[CorruptUnits]) -> str:
+    """Why `ranges` can't be what was corrupt in the units ``[begin, end)``; "" if they can."""
+    done = begin
+    for found in ranges:
+        if not done <= found.begin < found.end <= end:
+            return f"the corrupt range [{found.begin}, {found.end}) isn't one of its own, in [{done}, {end})"
+        done = found.end
+    return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,16 +47,34 @@ class CorruptInput(InputError):
     """A file, or a range of it, can't be read; the text names the file and the range or row."""
 
 
+class InferredWrong(InputError):
+    """A good value doesn't fit the type or shape that was inferred for its column: the job must say which it is."""
+
+    kind = "SchemaMismatch"
+
+
 class SourceUnavailable(InputError):
-    """A store that holds the input can't be reached or refuses: the platform's fault, worth another try later."""
+    """A store that holds the input can't be reached or is overloaded: nobody's row is at fault, and later it works."""
 
     kind = "SourceUnavailable"
+
+
+class SourceRefused(InputError):
+    """A store refuses to give the input (permission, no such bucket): another try changes nothing, whoever may does."""
+
+    kind = "SourceRefused"
 
 
 class SinkError(HeadraceError):
     """The output can't be written (disk full, permission): the platform's fault, worth another try later."""
 
     kind = "SinkFailed"
+
+
+class SinkUnavailable(SinkError):
+    """The store of the output can't be reached or is overloaded: nobody's row is at fault, and later it works."""
+
+    kind = "SinkUnavailable"
 
 
 class ConfigError(HeadraceError):

@@ -76,6 +76,15 @@ class CsvOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageOptions:
+    """Where an object store is; never keys: those come from the environment of whoever reads."""
+
+    endpoint: str = ""  # "" : the provider's own
+    region: str = ""  # "": of the environment, else found out
+    anonymous: bool = False  # requests aren't signed
+
+
+@dataclass(frozen=True, slots=True)
 class SourceProgram:
     """How slices of the input become Arrow columns. The files themselves come with each grant."""
 
@@ -86,11 +95,15 @@ class SourceProgram:
     filter: str = ""  # JSON of the expression tree (headrace.filters), "" for none
     csv: CsvOptions = field(default_factory=CsvOptions)
     file_columns: tuple[str, ...] = ()  # CSV: all columns of the file in file order
-    file_types: tuple[str, ...] = ()  # CSV: their Arrow types as text, parallel to file_columns
+    file_inferred: tuple[str, ...] = ()  # CSV: those whose type was inferred from the heads of the first files
+    rejected: bool = False  # the files are rejects (`headrace.rejects`), Parquet whatever the job's source is
     on_corrupt: Literal["fail", "reject"] = "fail"
     limit_rows: int | None = None  # of the file `limit_path` only so many rows count; elsewhere the plan ends early
     limit_path: str = ""  # a compressed file, which can only be cut while it is read
+    is_limited: bool = False  # the plan may end inside of its last file
     units: int = 0  # of the whole dataset
+    divisible: bool = True  # a lease may be cut at any unit, else only where the plan says
+    storage: StorageOptions = field(default_factory=StorageOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +119,11 @@ class SinkProgram:
     """How results become files."""
 
     format: Literal["parquet", "arrow", "csv", "jsonl"]
-    uri: str  # absolute path of the output folder
+    uri: str  # absolute path of the output folder, or an object store's prefix
     columns: tuple[SinkColumn, ...]  # `"*": source` is already spelt out
     compression: str = "zstd"  # none | zstd | gzip | snappy | lz4, what the format knows
     mode: Literal["fail", "append", "replace"] = "fail"
+    storage: StorageOptions = field(default_factory=StorageOptions)
 
 
 @dataclass(frozen=True, slots=True)

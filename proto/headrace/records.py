@@ -34,14 +34,21 @@ class Readable(Protocol):
 
 def codec_of(path: str) -> str | None:
     """The codec that a whole file is compressed with, by its name; None for plain ones."""
+    if path.startswith(("http://", "https://")):
+        path = path.partition("?")[0]
     dot = path.rfind(".")
     return _CODECS.get(path[dot:].lower()) if dot >= 0 else None
 
 
-def open_text(path: str) -> Any:
-    """A file's bytes as a binary stream, decompressed where its name says that it is compressed."""
+def open_text(path: str, raw: Any = None) -> Any:
+    """A file's bytes as a binary stream, decompressed where its name says that it is compressed.
+
+    `raw` are the bytes of a file that isn't a local one.
+    """
     codec = codec_of(path)
-    return open(path, "rb", buffering=0) if codec is None else pa.CompressedInputStream(pa.OSFile(path, "rb"), codec)
+    if codec is None:
+        return open(path, "rb", buffering=0) if raw is None else raw
+    return pa.CompressedInputStream(pa.OSFile(path, "rb") if raw is None else raw, codec)
 
 
 def line_ends(text: bytes) -> Offsets:
@@ -150,15 +157,16 @@ def line_start(file: IO[bytes], at: int) -> int:
     return passed
 
 
-def first_record(path: str, delimiter: str, *, quoted: bool) -> tuple[bytes, int, int]:
+def first_record(path: str, delimiter: str, *, quoted: bool, raw: Any = None) -> tuple[bytes, int, int]:
     """The first record of a file that isn't a blank line, where it begins, and where the next one does.
 
-    An empty record at the end of the text if there is none. Offsets are of the decompressed text.
+    An empty record at the end of the text if there is none. Offsets are of the decompressed text; `raw` as for
+    `open_text`.
 
     Raises:
         OSError: the file can't be read or decompressed.
     """
-    stream = open_text(path)
+    stream = open_text(path, raw)
     try:
         at = 0
         for offset, text, ends in whole_records(stream, delimiter, quoted=quoted, piece_bytes=HEAD_BYTES):

@@ -24,7 +24,7 @@ class ShardState(IntEnum):
 
 
 class ExitCode(IntEnum):
-    """Exit codes of `headrace` and of its processes (conventions: 42 and 78 are never retried, 75 is temporary)."""
+    """Exit codes of `headrace` and of its processes (42 and 78 are never retried, 75 is temporary)."""
 
     DONE = 0
     FAILED = 1
@@ -34,6 +34,11 @@ class ExitCode(IntEnum):
     BAD_CONFIG = 78
     INTERRUPTED = 130
     TERMINATED = 143
+
+
+MODEL_SUSPECT = "ModelSuspect"
+"""What a worker reports in place of a reason when a stage has failed on everything it was given there: ModelFailed,
+unless the stage has worked for other rows of the job."""
 
 
 class Reason(StrEnum):
@@ -48,6 +53,9 @@ class Reason(StrEnum):
     BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
     INPUT_CHANGED = "InputChanged"
     CORRUPT_INPUT = "CorruptInput"
+    SOURCE_REFUSED = "SourceRefused"
+    SOURCE_UNAVAILABLE = "SourceUnavailable"
     SINK_FAILED = "SinkFailed"
+    SINK_UNAVAILABLE = "SinkUnavailable"
     LEDGER_DAMAGED = "LedgerDamaged"
     CANCELLED = "Cancelled"

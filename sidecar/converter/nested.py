@@ -2,8 +2,8 @@
 
     list<list<float>> of n rows, each [2][3]   ->   leaves: n * 6 floats, dims (2, 3)
 
-A tensor has rows of one shape. Where lengths differ and nothing says which is right (the model's shape, `cast.shape`),
-the most frequent length of the block's rows is, and the others are bad rows.
+A tensor has rows of one shape. Rows of another length than the model's shape or `cast.shape` says are bad; where
+lengths differ and nothing says which is right, that is the job's mistake and no row's.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.errors import InferredWrong
 from sidecar.converter.buffers import array_values
 from sidecar.converter.flaws import NULL_VALUE, WRONG_SHAPE, Flaws
 
@@ -91,10 +92,13 @@ def unnest(array: pa.Array, want: Sequence[int | None], column: str, flaws: Flaw
     """Peels all list levels off `array`, of any type.
 
     Args:
-        want: length wanted per level, None or missing: as most rows have it.
+        want: length wanted per level, None or missing: that of all rows.
         column: its name, for messages.
         flaws: rows whose lengths differ, or (unless `filled`) with a null list, are added; their leaves are null.
         filled: null lists become lists of nulls, for the caller to fill.
+
+    Raises:
+        InferredWrong: lengths differ where `want` says none.
     """
     if isinstance(array.type, pa.FixedShapeTensorType):
         # The storage is one fixed-size list over the row's values in physical order.
@@ -131,7 +135,7 @@ def _peel(
     if want is not None:
         dim = want
     elif dim < 0:
-        dim = most_frequent(present)
+        dim = common_length(present, column)
     wrong = lengths != dim
     if valid is not None:
         wrong &= valid
@@ -140,8 +144,7 @@ def _peel(
     if wrong.any():
         for length in np.unique(lengths[wrong]).tolist():
             rows = np.flatnonzero(wrong & (lengths == length)) // max(per_row, 1)
-            what = "this column needs" if want is not None else "most rows have"
-            message = f"column {column!r}: a list of {length} where {what} {dim}; a tensor's rows have one shape"
+            message = f"column {column!r}: a list of {length} where this column needs {dim}"
             flaws.add(rows, column, WRONG_SHAPE, message)
     elif valid is None and (not is_list_view(array.type) or (np.diff(begins) == dim).all()):
         first = int(begins[0]) if count else 0
@@ -164,14 +167,21 @@ def _gather(values: pa.Array, begins: npt.NDArray[np.int64], dim: int, absent: n
     return values.take(pa.array(np.where(mask, 0, indices.reshape(-1)), mask=mask))
 
 
-def most_frequent(lengths: npt.NDArray[np.int64]) -> int:
-    """The most frequent length, the shorter of equally frequent ones; 0 for none."""
+def common_length(lengths: npt.NDArray[np.int64], column: str) -> int:
+    """The length that all rows have where the job doesn't say one; 0 for none.
+
+    Raises:
+        InferredWrong: they differ. Which row is right can't be left to which rows came together.
+    """
     if not lengths.size:
         return 0
-    if (lengths == lengths[0]).all():
-        return int(lengths[0])
-    found, counts = np.unique(lengths, return_counts=True)
-    return int(found[np.argmax(counts)])
+    least, most = int(lengths.min()), int(lengths.max())
+    if least < most:
+        raise InferredWrong(
+            f"column {column!r} holds {least} values in some rows and {most} in others, and rows of a tensor have one "
+            "shape: say which with `cast: {INPUT: {shape: [...]}}` (others are rejected), or let the stage take Arrow"
+        )
+    return least
 
 
 def null_message(column: str, what: str = "is null") -> str:

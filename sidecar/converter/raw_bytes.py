@@ -18,7 +18,7 @@ from sidecar.converter.buffers import array_values
 from sidecar.converter.dtypes import AnyArray, DType
 from sidecar.converter.flaws import NULL_VALUE, WRONG_SHAPE, BadValue, Flaws
 from sidecar.converter.leaves import Target, resolve_target
-from sidecar.converter.nested import most_frequent, null_message, plain, plain_type
+from sidecar.converter.nested import common_length, null_message, plain, plain_type
 from sidecar.converter.numeric import tensor_column
 from sidecar.converter.region import Region
 from sidecar.converter.tensors import SourceTensor
@@ -76,7 +76,7 @@ class BytesRecipe:
     index: int
     target: Target
     element: DType
-    shape: tuple[int, ...] | None  # of one row; None: one axis, as long as most rows are
+    shape: tuple[int, ...] | None  # of one row; None: one axis, as long as all rows are
 
     def read(self, rows: pa.RecordBatch) -> ReadBytes:
         """Checks nulls and lengths."""
@@ -92,7 +92,7 @@ class BytesRecipe:
             lengths = np.where(nulls, -1, lengths)
         present = lengths[lengths >= 0]
         itemsize = self.element.itemsize
-        shape = (most_frequent(present) // itemsize,) if self.shape is None else self.shape
+        shape = (common_length(present, self.column) // itemsize,) if self.shape is None else self.shape
         count = math.prod(shape)
         right = {count * itemsize} if self.shape is None else {count * itemsize, count}
         for length in () if is_fixed else set(np.unique(present).tolist()) - right:

@@ -3,7 +3,7 @@
 A tensor of rank 1 is a column of its dtype; one of higher rank is nested fixed-size lists, whose shape pyarrow, pandas
 and polars all keep. Axes that a model leaves free may have another length in the next batch; they become plain lists
 where the caller says so, since the columns of one dataset must have one type. An axis of length 0 is a plain list too:
-pyarrow can't read fixed-size lists of 0 back from Parquet.
+pyarrow can't read fixed-size lists of 0 back from Parquet. `headrace.arrow_types.tensor_type` says the same of types.
 """
 
 from collections.abc import Collection
@@ -11,9 +11,11 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from headrace.local.columns import BINARY, DTYPES, TENSOR, UTF8, Column
+from headrace.local.columns import BINARY, DTYPES, IPC, NULL, TENSOR, UTF8, Column
 from sidecar.converter.dtypes import AnyArray
+from sidecar.converter.nested import is_list
 
 _INT32_MAX = np.iinfo(np.int32).max
 
@@ -35,8 +37,12 @@ def column_to_arrow(column: Column, view: memoryview, free_axes: Collection[int]
         free_axes: axes (1 is the first within a row) that become plain lists.
 
     Raises:
-        ValueError: more than 2 GiB of text in one batch.
+        ValueError: more than 2 GiB of text in one batch, or a stream that is none.
     """
+    if column.kind == IPC:
+        return _stream_to_arrow(column, view)
+    if column.kind == NULL:
+        return pa.nulls(column.rows)
     nulls = _nulls(column, view)
     if column.kind in (UTF8, BINARY):
         return _text_to_arrow(column, view, nulls)
@@ -49,15 +55,10 @@ def column_to_arrow(column: Column, view: memoryview, free_axes: Collection[int]
     return array
 
 
-def nested_type(leaf: pa.DataType, dims: tuple[int | None, ...]) -> pa.DataType:
-    """The type that `column_to_arrow` gives a tensor of rows of shape `dims`, None for a free axis."""
-    for dim in reversed(dims):
-        leaf = pa.list_(leaf, dim) if dim else pa.list_(leaf)
-    return leaf
-
-
 def nan_rows(column: Column, view: memoryview) -> npt.NDArray[np.int64]:
     """Numbers of the rows that hold a NaN (or NaT, a time that is none), sorted; empty for other dtypes and text."""
+    if column.kind == IPC:
+        return _nan_lists(_stream_to_arrow(column, view))
     if column.kind != TENSOR or column.nbytes == 0:
         return np.zeros(0, np.int64)
     values = column_array(column, view)
@@ -106,6 +107,25 @@ def _text_to_arrow(column: Column, view: memoryview, nulls: npt.NDArray[np.bool_
     kind = pa.string() if column.kind == UTF8 else pa.binary()
     buffers = [_bitmap(nulls), pa.py_buffer(narrow), pa.py_buffer(data)]
     return pa.Array.from_buffers(kind, column.rows, buffers)
+
+
+def _stream_to_arrow(column: Column, view: memoryview) -> pa.Array:
+    data = pa.py_buffer(bytes(view[column.offset : column.offset + column.nbytes]))
+    batch = pa.ipc.open_stream(data).read_next_batch()
+    array = batch.column(0).slice(column.row_begin, column.rows)
+    array.validate()
+    return array
+
+
+def _nan_lists(array: pa.Array) -> npt.NDArray[np.int64]:
+    rows = np.arange(len(array))
+    while is_list(array.type):
+        rows = rows[pc.list_parent_indices(array).to_numpy()]
+        array = pc.list_flatten(array)
+    if not pa.types.is_floating(array.type):
+        return np.zeros(0, np.int64)
+    is_nan = pc.is_nan(array).fill_null(False).to_numpy(zero_copy_only=False)
+    return np.unique(rows[is_nan]).astype(np.int64, copy=False)
 
 
 def _bitmap(nulls: npt.NDArray[np.bool_] | None) -> pa.Buffer | None:

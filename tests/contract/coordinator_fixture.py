@@ -106,6 +106,10 @@ def job_text(folder: Path, *, name: str = "numbers", mode: str = "fail", rows: i
     )
 
 
+SCHEMA = '[["n","int64"]]'
+"""What a `FakeWorker` says of its files."""
+
+
 @dataclass
 class FakeWorker:
     """A sidecar's manners without its work: each lease becomes one small file."""
@@ -116,6 +120,7 @@ class FakeWorker:
     sequence: int = 0
     welcome: v1.RegisterReply = field(default_factory=v1.RegisterReply)
     held: dict[tuple[int, int], v1.Grant] = field(default_factory=dict)
+    schema: str = SCHEMA
 
     async def register(self, **fields: object) -> v1.RegisterReply:
         """Introduces itself with what it holds."""
@@ -159,6 +164,7 @@ class FakeWorker:
             rows_out=rows,
             rows_rejected=rejected,
             files=[v1.StagedFile(name, "data", len(text), digest, rows)],
+            schema=self.schema,
         )
 
     def publish(self, commit: v1.Commit) -> None:
@@ -167,6 +173,20 @@ class FakeWorker:
         for file in commit.files:
             staged = Path(self.welcome.staging) / staged_name(file.name)
             publish(staged, output / file.name, file.size, file.digest)
+
+    async def deliver(self, grant: v1.Grant) -> v1.Commit:
+        """A lease's whole way: staged, committed, published, reported."""
+        commit = self.stage(grant)
+        await self.exchange(commits=[commit])
+        self.publish(commit)
+        await self.exchange(published=[v1.Held(commit.shard, commit.epoch)])
+        return commit
+
+    async def split(self, grant: v1.Grant, at: int) -> None:
+        """Keeps the lease's units before `at`, which the coordinator must take."""
+        answer = await self.exchange(offers=[v1.SplitOffer(grant.shard, grant.epoch, at)])
+        assert [(a.shard, a.epoch, a.end) for a in answer.answers] == [(grant.shard, grant.epoch, at)]
+        grant.end = at
 
     async def work(self, until: Callable[[v1.ExchangeReply], bool]) -> v1.ExchangeReply:
         """Leases, commits and publishes until an answer fits."""
@@ -182,6 +202,13 @@ class FakeWorker:
                 if [v.outcome for v in verdicts] == ["ACCEPTED"] and verdicts[0].reason != "held":
                     self.publish(commit)
                     published.append(v1.Held(commit.shard, commit.epoch, commit.begin, commit.end, commit.end))
+
+
+def holding(grant: v1.Grant, rows_done: int, rows_rejected: int) -> v1.Held:
+    """What a worker says of a lease some rows of which are done."""
+    return v1.Held(
+        grant.shard, grant.epoch, grant.begin, grant.end, grant.begin, rows_done=rows_done, rows_rejected=rows_rejected
+    )
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -17,6 +17,15 @@ from grpc_tools import protoc
 PROTO = Path(__file__).parents[2] / "proto"
 
 
+def refusal(channel: grpc.Channel, body: bytes) -> str:
+    """How `body` as a request of JobService/Get is refused."""
+    try:
+        channel.unary_unary("/headrace.v1.JobService/Get")(body, timeout=10)
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return ""
+
+
 def main(generated: Path, address: str) -> None:
     folder = generated / "headrace" / "v1"
     folder.mkdir(parents=True)
@@ -36,14 +45,17 @@ def main(generated: Path, address: str) -> None:
             missing = ""
         except grpc.RpcError as error:
             missing = error.code().name
-        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+        asked = ("", "headrace.v1.JobService", "headrace.v1.WorkerService")
+        checks = [health_pb2.HealthCheckRequest(service=service) for service in asked]
+        health = [health_pb2_grpc.HealthStub(channel).Check(check, timeout=10) for check in checks]
         found = {
             "services": services,
             "methods": sorted(method.name for service in file.service for method in service.method),
             "jobs": [job.name for job in stub.List(pb2.ListRequest(), timeout=10).jobs],
             "watched": next(iter(stub.Watch(pb2.JobRequest(name="numbers"), timeout=10))).phase,
             "missing": missing,
-            "healthy": health.status == health_pb2.HealthCheckResponse.SERVING,
+            "health": [health_pb2.HealthCheckResponse.ServingStatus.Name(one.status) for one in health],
+            "garbage": refusal(channel, b"\xff\xff\xff"),
         }
     print(json.dumps(found))
 

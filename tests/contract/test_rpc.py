@@ -1,22 +1,29 @@
 """The job service over real gRPC on a Unix socket: what users and strangers may rely on."""
 
 import asyncio
+import contextlib
 import json
+import struct
 import sys
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ResponseReceived, TrailersReceived
 
 from coordinator.rpc import serve_loopback
 from coordinator.verify import verify
 from coordinator.worker_desk import WorkerDesk
 from headrace import v1
-from headrace.channel import open_channel
+from headrace.channel import connect_unix, open_channel
 from headrace.limits import MESSAGE_BYTES_MAX
 from headrace.refusals import faults_from_text
-from tests.contract.coordinator_fixture import FakeWorker, condition, coordinator, one_lease, run, submit
+from tests.contract.coordinator_fixture import FakeWorker, condition, coordinator, holding, one_lease, run, submit
 
 # ---------------------------------------------------------------------- a job's life
 
@@ -89,12 +96,8 @@ def test_again_starts_anew_and_leaves_nothing_of_the_unfinished_job(tmp_path: Pa
             first = await submit(c, tmp_path)
             worker = FakeWorker(c.workers)
             grant = await one_lease(c, worker)
-            await worker.exchange(offers=[v1.SplitOffer(grant.shard, grant.epoch, 100)])
-            grant.end = 100
-            commit = worker.stage(grant)
-            await worker.exchange(commits=[commit])
-            worker.publish(commit)
-            await worker.exchange(published=[v1.Held(commit.shard, commit.epoch)])
+            await worker.split(grant, 100)
+            await worker.deliver(grant)
             assert list((tmp_path / "out").glob("part-*"))
             second = await submit(c, tmp_path, digest="d2", again=True)
             assert second.uid != first.uid
@@ -218,7 +221,7 @@ def test_a_degraded_job_lists_what_it_gave_up_and_is_no_success(tmp_path: Path) 
             await submit(c, tmp_path, retries={"attempts": 1}, errors={"onQuarantine": "degrade"})
             worker = FakeWorker(c.workers)
             grant = await one_lease(c, worker)
-            await worker.exchange(offers=[v1.SplitOffer(grant.shard, grant.epoch, 100)])
+            await worker.split(grant, 100)
             worker.held.clear()
             await worker.exchange(
                 releases=[v1.Release(grant.shard, grant.epoch, "failed", "boom", True, "ModelFailed")]
@@ -279,7 +282,7 @@ def test_a_job_of_rejects_only_is_no_success(tmp_path: Path) -> None:
             nothing = worker.stage(grant)
             (file,) = nothing.files
             file.name, file.kind = f"_headrace/rejected/{file.name}", "rejects"
-            nothing.rows_out, nothing.rows_rejected = 0, nothing.rows_read
+            nothing.rows_out, nothing.rows_rejected, nothing.schema = 0, nothing.rows_read, ""
             await worker.exchange(commits=[nothing])
             await worker.exchange(published=[v1.Held(grant.shard, grant.epoch)])
             failed = await c.wait_phase("numbers", "Failed")
@@ -306,9 +309,9 @@ def test_the_reject_budget_counts_live_rows_and_fails_the_job_when_it_is_spent(t
         async with coordinator(tmp_path / "state") as c:
             await submit(c, tmp_path, errors={"maxRejected": 3})
             worker = FakeWorker(c.workers)
-            await one_lease(c, worker)
-            assert (await worker.exchange(rows_read_live=50, rows_rejected_live=3)).directive == ""
-            assert (await worker.exchange(rows_read_live=60, rows_rejected_live=4)).directive == "stop"
+            grant = await one_lease(c, worker)
+            assert (await worker.exchange(held=[holding(grant, 50, 3)])).directive == ""
+            assert (await worker.exchange(held=[holding(grant, 60, 4)])).directive == "stop"
             failed = condition(await c.jobs.get(v1.JobRequest("numbers")), "Failed")
             assert failed.reason == "ErrorBudgetExceeded"
 
@@ -328,15 +331,22 @@ def test_a_strangers_client_finds_its_way_by_reflection(tmp_path: Path) -> None:
             )
             out, _ = await process.communicate()
             found = json.loads(out)
-            assert {"headrace.v1.JobService", "headrace.v1.WorkerService"} <= set(found["services"])
+            assert found["services"] == [
+                "grpc.health.v1.Health",
+                "grpc.reflection.v1.ServerReflection",
+                "grpc.reflection.v1alpha.ServerReflection",
+                "headrace.v1.JobService",
+                "headrace.v1.WorkerService",
+            ]
             assert {"Submit", "Watch", "Register", "Exchange"} <= set(found["methods"])
             assert (found["jobs"], found["watched"]) == (["numbers"], "Running")
-            assert (found["missing"], found["healthy"]) == ("NOT_FOUND", True)
+            assert (found["missing"], found["garbage"]) == ("NOT_FOUND", "INVALID_ARGUMENT")
+            assert found["health"] == ["SERVING"] * 3
 
     run(test)
 
 
-def test_a_message_over_the_limit_is_refused_before_its_body_is_read(tmp_path: Path) -> None:
+def test_a_message_over_the_limit_is_refused_and_the_next_one_answered(tmp_path: Path) -> None:
     async def test() -> None:
         async with coordinator(tmp_path / "state") as c:
             with pytest.raises(GRPCError) as refused:
@@ -345,6 +355,81 @@ def test_a_message_over_the_limit_is_refused_before_its_body_is_read(tmp_path: P
             assert (await c.jobs.list(v1.ListRequest())).jobs == []
 
     run(test)
+
+
+def test_a_message_is_refused_by_its_length_prefix_before_its_body_has_come(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c, raw_call(c.address, "Submit") as (send, trailers):
+            tracemalloc.start()
+            try:
+                await send(struct.pack(">?I", False, 1 << 30) + b"only this much of a gigabyte", False)
+                assert dict(await trailers())["grpc-status"] == str(Status.RESOURCE_EXHAUSTED.value)
+                assert tracemalloc.get_traced_memory()[1] < 1 << 20
+            finally:
+                tracemalloc.stop()
+            assert (await c.jobs.list(v1.ListRequest())).jobs == []
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", Status.INVALID_ARGUMENT),
+        (b"\0\0\0", Status.INVALID_ARGUMENT),
+        (b"\0\0\0\0\x09short", Status.INVALID_ARGUMENT),
+        (b"\0\0\0\0\x09", Status.INVALID_ARGUMENT),
+        (b"\x47ET / HTTP/1.1", Status.INVALID_ARGUMENT),
+        (b"\0\0\0\0\x03\xff\xff\xff", Status.INVALID_ARGUMENT),
+        (b"\0\0\0\0\x02\x08\x01", Status.INVALID_ARGUMENT),  # field 1, a name, as a number
+        (b"\x01\0\0\0\x03abc", Status.UNIMPLEMENTED),
+    ],
+)
+def test_bytes_that_are_no_request_are_the_callers_fault(tmp_path: Path, sent: bytes, status: Status) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c, raw_call(c.address, "Get") as (send, trailers):
+            await send(sent, True)
+            assert dict(await trailers())["grpc-status"] == str(status.value)
+            assert (await c.jobs.list(v1.ListRequest())).jobs == []
+
+    run(test)
+
+
+Sender = Callable[[bytes, bool], Awaitable[None]]
+Trailers = Callable[[], Awaitable[list[tuple[str, str]]]]
+
+
+@contextlib.asynccontextmanager
+async def raw_call(address: str, method: str) -> AsyncIterator[tuple[Sender, Trailers]]:
+    """A call of the job service in bare HTTP/2, whose request may stay unfinished."""
+    sock = await connect_unix(Path(address.removeprefix("unix:")))
+    reader, writer = await asyncio.open_unix_connection(sock=sock)
+    http = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
+    http.initiate_connection()
+    stream = http.get_next_available_stream_id()
+    path = f"/headrace.v1.JobService/{method}"
+    headers = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "localhost", "te": "trailers"}
+    http.send_headers(stream, [*headers.items(), ("content-type", "application/grpc")])
+
+    async def send(data: bytes, is_last: bool) -> None:
+        http.send_data(stream, data, end_stream=is_last)
+        writer.write(http.data_to_send())
+        await writer.drain()
+
+    async def trailers() -> list[tuple[str, str]]:
+        while data := await reader.read(1 << 16):
+            for event in http.receive_data(data):
+                if isinstance(event, ResponseReceived | TrailersReceived):
+                    headers = [(str(name), str(value)) for name, value in event.headers or ()]
+                    if "grpc-status" in dict(headers):
+                        return headers
+        raise AssertionError("the connection ended without a status")
+
+    try:
+        yield send, trailers
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 @pytest.mark.parametrize("token", [None, "wrong", "zażółć"])

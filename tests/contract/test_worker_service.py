@@ -16,7 +16,16 @@ from coordinator.verify import verify
 from headrace import v1
 from headrace.errors import SinkError
 from headrace.program import program_from_json
-from tests.contract.coordinator_fixture import Coordinator, FakeWorker, condition, coordinator, one_lease, run, submit
+from tests.contract.coordinator_fixture import (
+    Coordinator,
+    FakeWorker,
+    condition,
+    coordinator,
+    holding,
+    one_lease,
+    run,
+    submit,
+)
 
 # ---------------------------------------------------------------------- leases
 
@@ -103,23 +112,17 @@ def test_a_commit_may_not_name_files_of_another_lease(tmp_path: Path) -> None:
         async with coordinator(tmp_path / "state") as c:
             await submit(c, tmp_path)
             worker = FakeWorker(c.workers)
-            commit = worker.stage(await one_lease(c, worker))
+            lease = await one_lease(c, worker)
+            commit = worker.stage(lease)
+            held = [v1.Held(lease.shard, lease.epoch, lease.begin, lease.end, lease.begin)]
             for name in ("../part-00000000-aaaaaaaa-1-bbbbbbbb.jsonl", "part-00000007-aaaaaaaa-1-bbbbbbbb.jsonl"):
                 wrong = v1.Commit.from_dict(commit.to_dict())
                 wrong.files[0].name = name
-                verdict = (await c.workers.exchange(_report(worker, commits=[wrong]))).commits[0]
+                (verdict,) = (await worker.exchange(held=held, commits=[wrong])).commits
                 assert verdict.outcome == "REFUSED"
             assert (await c.jobs.get(v1.JobRequest("numbers"))).rows_read == 0
 
     run(test)
-
-
-def _report(worker: FakeWorker, **fields: Any) -> v1.ExchangeRequest:
-    worker.sequence += 1
-    held = [v1.Held(g.shard, g.epoch, g.begin, g.end, g.begin) for g in worker.held.values()]
-    return v1.ExchangeRequest(
-        worker.name, worker.incarnation, worker.welcome.term, worker.sequence, held=held, **fields
-    )
 
 
 def test_an_offered_split_is_answered_and_the_rest_granted_to_another(tmp_path: Path) -> None:
@@ -128,17 +131,12 @@ def test_an_offered_split_is_answered_and_the_rest_granted_to_another(tmp_path: 
             await submit(c, tmp_path)
             first, second = FakeWorker(c.workers), FakeWorker(c.workers, "w2")
             grant = await one_lease(c, first)
-            at = grant.end - 100
-            answer = await first.exchange(offers=[v1.SplitOffer(grant.shard, grant.epoch, at)])
-            assert [(a.shard, a.end) for a in answer.answers] == [(grant.shard, at)]
+            end, at = grant.end, grant.end - 10
+            await first.split(grant, at)
             rest = await one_lease(c, second)
-            assert (rest.begin, rest.end) == (at, grant.end)
-            grant.end = at
-            for worker, lease in ((first, grant), (second, rest)):
-                commit = worker.stage(lease)
-                await worker.exchange(commits=[commit])
-                worker.publish(commit)
-                await worker.exchange(published=[v1.Held(commit.shard, commit.epoch)])
+            assert (rest.begin, rest.end) == (at, end)
+            await first.deliver(grant)
+            await second.deliver(rest)
             await c.wait_phase("numbers", "Succeeded")
             assert verify(tmp_path / "out").is_proven
 
@@ -168,11 +166,11 @@ def test_an_idle_worker_makes_the_coordinator_ask_for_a_split(tmp_path: Path) ->
             assert (await idle.exchange(want=1)).grants == []
             (ask,) = (await busy.exchange()).asks
             lease = busy.held[ask.shard, ask.epoch]
-            at = (lease.begin + lease.end) // 2
-            await busy.exchange(offers=[v1.SplitOffer(ask.shard, ask.epoch, at)])
+            end, at = lease.end, (lease.begin + lease.end) // 2
+            await busy.split(lease, at)
             (rest,) = (await idle.exchange(want=1)).grants
             assert rest.begin == at
-            assert rest.end <= lease.end
+            assert rest.end <= end
 
     run(test)
 
@@ -288,12 +286,8 @@ def test_a_restart_from_a_checkpoint_knows_the_same(tmp_path: Path) -> None:
             await submit(c, tmp_path)
             worker = FakeWorker(c.workers)
             grant = await one_lease(c, worker)
-            await worker.exchange(offers=[v1.SplitOffer(grant.shard, grant.epoch, 100)])
-            grant.end = 100
-            commit = worker.stage(grant)
-            await worker.exchange(commits=[commit])
-            worker.publish(commit)
-            await worker.exchange(published=[v1.Held(commit.shard, commit.epoch)])
+            await worker.split(grant, 100)
+            await worker.deliver(grant)
             await c.driver.checkpoint()
             await worker.exchange(want=1)
         async with coordinator(tmp_path / "state") as c:
@@ -361,7 +355,7 @@ def test_rejects_of_two_epochs_of_a_shard_are_counted_once(tmp_path: Path) -> No
             await submit(c, tmp_path, errors={"maxRejected": 5}, source=whole)
             first, second = FakeWorker(c.workers, "w1"), FakeWorker(c.workers, "w2")
             grant = await one_lease(c, first)
-            await first.exchange(rows_read_live=50, rows_rejected_live=4)
+            await first.exchange(held=[holding(grant, 50, 4)])
             await second.register()
             (twin,) = (await second.exchange(want=1)).grants
             assert (twin.shard, twin.epoch) == (grant.shard, grant.epoch + 1)
@@ -369,12 +363,70 @@ def test_rejects_of_two_epochs_of_a_shard_are_counted_once(tmp_path: Path) -> No
             rejects = v1.StagedFile(f"_headrace/rejected/{commit.files[0].name}", "rejects", 0, "0" * 32, 4)
             commit.files.append(rejects)
             commit.rows_read, commit.rows_rejected = commit.rows_read + 4, 4
-            await second.exchange(rows_read_live=50, rows_rejected_live=4)
+            await second.exchange(held=[holding(twin, 50, 4)])
             answer = await second.exchange(commits=[commit])
             assert [v.outcome for v in answer.commits] == ["ACCEPTED"]
-            answer = await first.exchange(rows_read_live=90, rows_rejected_live=4)
+            answer = await first.exchange(held=[holding(grant, 90, 4)])
             assert [v.outcome for v in answer.stale] == ["STALE"]
             job = await c.jobs.get(v1.JobRequest("numbers"))
             assert (job.phase, job.rows_rejected, job.rows_live) == ("Running", 4, 0)
+
+    run(test)
+
+
+def test_of_two_epochs_of_a_shard_the_one_with_more_rejects_spends_the_budget(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            whole = {"format": "csv", "uri": str(tmp_path / "in.csv")}
+            await submit(c, tmp_path, errors={"maxRejected": 5}, source=whole)
+            first, second = FakeWorker(c.workers, "w1"), FakeWorker(c.workers, "w2")
+            grant = await one_lease(c, first)
+            await second.register()
+            (twin,) = (await second.exchange(want=1)).grants
+            await first.exchange(held=[holding(grant, 30, 1)])
+            assert (await second.exchange(held=[holding(twin, 40, 5)])).directive == ""
+            assert (await c.jobs.get(v1.JobRequest("numbers"))).rows_live == 40
+            assert (await second.exchange(held=[holding(twin, 41, 6)])).directive == "stop"
+            failed = condition(await c.jobs.get(v1.JobRequest("numbers")), "Failed")
+            assert failed.reason == "ErrorBudgetExceeded"
+
+    run(test)
+
+
+def test_a_corrupt_range_is_accounted_for_or_its_commit_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            source = {"format": "csv", "uri": str(tmp_path / "in.csv"), "onCorrupt": "reject"}
+            await submit(c, tmp_path, errors={"maxRejected": 1}, source=source)
+            worker = FakeWorker(c.workers)
+            grant = await one_lease(c, worker)
+            for begin, end in ((0, grant.end + 1), (5, 5), (9, 3)):
+                commit = worker.stage(grant)
+                commit.corrupt = [v1.CorruptRange(begin, end, "torn")]
+                answer = await worker.exchange(commits=[commit])
+                assert [(v.outcome, "isn't one of its own" in v.reason) for v in answer.commits] == [("REFUSED", True)]
+                worker.held[grant.shard, grant.epoch] = grant
+            commit = worker.stage(grant)
+            commit.corrupt = [v1.CorruptRange(10, 20, "torn")]
+            assert [v.outcome for v in (await worker.exchange(commits=[commit])).commits] == ["ACCEPTED"]
+            job = await c.jobs.get(v1.JobRequest("numbers"))
+            assert (job.phase, job.rows_corrupt) == ("Running", 1)
+            page = await c.jobs.list_rejects(v1.RejectsRequest("numbers"))
+            told = [(part.path, part.begin, part.end, part.reason) for part in page.corrupt]
+            assert (page.unit, told) == ("byte", [(str(tmp_path / "in.csv"), 10, 20, "torn")])
+
+    run(test)
+
+
+def test_a_corrupt_range_that_the_job_does_not_allow_is_refused(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            grant = await one_lease(c, worker)
+            commit = worker.stage(grant)
+            commit.corrupt = [v1.CorruptRange(10, 20, "torn")]
+            (verdict,) = (await worker.exchange(commits=[commit])).commits
+            assert (verdict.outcome, "doesn't say that they may be" in verdict.reason) == ("REFUSED", True)
 
     run(test)

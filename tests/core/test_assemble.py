@@ -89,11 +89,11 @@ START = """
 import sys
 import numpy as np
 import pyarrow as pa
-from pathlib import Path
 from headrace.local.columns import TENSOR, Column
 from headrace.program import Ref, SinkColumn, SinkProgram
 from sidecar.assemble import assemble
 from sidecar.converter import Converter, SourceTensor, column_to_arrow
+from headrace.stores import open_store
 from sidecar.writer import ShardWriter
 
 numbers = pa.Array.from_buffers(pa.float32(), 4, [None, pa.py_buffer(np.arange(4, dtype=np.float32))])
@@ -104,10 +104,10 @@ result = column_to_arrow(Column(TENSOR, 4, 0, 32, 10, (4, 2)), arena)
 for format_name in ("parquet", "arrow", "jsonl"):
     columns = (SinkColumn("a", Ref("source", "a")), SinkColumn("y", Ref("m", "y")))
     sink = SinkProgram(format_name, "/", columns, "none")
-    writer = ShardWriter(sink, Path(sys.argv[1]), "part")
+    writer = ShardWriter(sink, open_store(sys.argv[1], staging=sys.argv[1]), "part")
     writer.write(assemble(sink, rows, {("m", "y"): result}, np.ones(4, bool)))
     writer.close()
-print(sorted({"pandas", "pyarrow.dataset", "pyarrow.csv"} & set(sys.modules)))
+print(sorted({"pandas", "pyarrow.dataset", "pyarrow.csv", "botocore"} & set(sys.modules)))
 """
 
 

@@ -14,6 +14,7 @@ from coordinator.core.encoding import BadFact, decode, encode
 from coordinator.core.facts import Ended, EpochEnded, Fact, OutputFile, RowCounts
 from coordinator.core.lease_values import Held
 from coordinator.core.leases import LeaseTable
+from headrace.dataset import CorruptUnits
 from headrace.words import Epoch, Incarnation, ShardId, WorkerName
 
 TRANSCRIPT = Path(__file__).parent / "transcripts" / "one_workers_life.txt"
@@ -23,7 +24,8 @@ LARGE = st.integers(0, 2**32 - 1)
 UNITS = st.integers(0, 2**62)
 # Paths may hold bytes that are not UTF-8; Python carries them as lone surrogates of this range.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]) | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF))
-COUNTS = st.builds(RowCounts, *[UNITS] * 5)
+COUNTS = st.builds(RowCounts, *[UNITS] * 6)
+CORRUPT = st.builds(CorruptUnits, UNITS, UNITS, TEXTS)
 FILES = st.builds(OutputFile, TEXTS, TEXTS, UNITS, TEXTS, UNITS)
 ANY_FACT = st.one_of(
     st.builds(facts.TermRaised, UNITS),
@@ -49,6 +51,8 @@ ANY_FACT = st.one_of(
     st.builds(EpochEnded, SMALL, UNITS, LARGE, st.sampled_from(Ended), st.booleans(), TEXTS),
     st.builds(facts.ChargeReturned, SMALL, UNITS, LARGE),
     st.builds(facts.SplitMade, SMALL, UNITS, UNITS, UNITS),
+    st.builds(facts.SchemaAgreed, SMALL, TEXTS),
+    st.builds(facts.WorkerSeated, TEXTS, TEXTS),
     st.builds(
         facts.CommitDecided,
         SMALL,
@@ -60,6 +64,7 @@ ANY_FACT = st.one_of(
         TEXTS,
         TEXTS,
         st.lists(FILES, max_size=3).map(tuple),
+        st.lists(CORRUPT, max_size=3).map(tuple),
     ),
     st.builds(facts.Published, SMALL, UNITS, LARGE),
     st.builds(facts.AllPublished, SMALL),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.local import frames
-from headrace.local.columns import BINARY, DTYPES, IPC, ITEMSIZES, TENSOR, UTF8, Column
+from headrace.local.columns import BINARY, DTYPES, IPC, ITEMSIZES, NULL, TENSOR, UTF8, Column
 from headrace.local.frames import Decoder, ProtocolError, encode, is_within
 from headrace.local.messages import (
     Arena,
@@ -38,7 +38,7 @@ IDS = st.integers(0, 1 << 40)
 
 @st.composite
 def columns(draw: st.DrawFn) -> Column:
-    kind = draw(st.sampled_from([TENSOR, UTF8, BINARY, IPC]))
+    kind = draw(st.sampled_from([TENSOR, UTF8, BINARY, IPC, NULL]))
     rows = draw(st.integers(0, 10_000))
     validity = draw(st.one_of(st.just(-1), OFFSETS))
     if kind == TENSOR:
@@ -48,6 +48,8 @@ def columns(draw: st.DrawFn) -> Column:
         for n in shape:
             nbytes *= n
         return Column(kind, rows, draw(OFFSETS), nbytes, dtype, shape, validity_offset=validity)
+    if kind == NULL:
+        return Column(kind, rows, draw(OFFSETS), 0)
     if kind == IPC:
         return Column(kind, rows, draw(OFFSETS), draw(OFFSETS), row_begin=draw(st.integers(0, 1000)))
     return Column(

@@ -101,3 +101,15 @@ def test_a_failed_write_is_told_to_everyone_for_ever() -> None:
         assert (journal.writes, noted) == ([], [-1])
 
     run(test)
+
+
+def test_facts_that_cant_be_encoded_end_it_as_a_failed_write_does() -> None:
+    async def test(journal: SlowJournal, commits: GroupCommit, noted: list[int]) -> None:
+        journal.gate.set()
+        journal.last = cast(int, "not a number")
+        commits.add(terms(1))
+        with pytest.raises(JournalFailed, match="TypeError"):
+            await commits.durable()
+        assert noted == [-1]
+
+    run(test)

@@ -12,6 +12,7 @@ def grant(
     units_min: int = 10,
     workers: int = 1,
     interval_s: float = 2.0,
+    fleet_rate: float | None = None,
 ) -> Grantable | None:
     return next_grant(
         rate=rate,
@@ -21,6 +22,7 @@ def grant(
         units_min=units_min,
         workers=workers,
         interval_s=interval_s,
+        fleet_rate=fleet_rate,
     )
 
 
@@ -30,6 +32,25 @@ def test_first_grants_are_small_and_two() -> None:
     assert first.units_max <= 1_000_000 / 16
     assert grant(rate=None, leases_held=1, units_held=first.units_max) == first
     assert grant(rate=None, leases_held=2) is None
+
+
+def test_first_grants_of_many_workers_are_so_small_that_a_tenth_of_the_speed_delays_by_a_few_percent() -> None:
+    first = grant(rate=None, workers=10)
+    assert first
+    assert 2 * 10 * first.units_max <= 0.04 * 1_000_000 / 10
+    assert grant(rate=None, workers=10, units_min=1_000) == Grantable(1_000)
+    assert grant(rate=None, workers=10, units_min=50_000) == Grantable(3_125), "many units may be few bytes"
+    assert grant(rate=None, workers=10, units_pending=1_000, units_min=1_000) == Grantable(31), "a small job is shared"
+
+
+def test_the_smallest_size_is_for_work_of_unknown_length() -> None:
+    assert grant(rate=1.0, units_min=1_000) == Grantable(10), "ten seconds are worth a grant, however few bytes"
+
+
+def test_near_the_end_a_slow_workers_share_lasts_as_long_as_a_fast_ones() -> None:
+    fast, slow = (grant(rate=rate, units_pending=3_000, workers=2, fleet_rate=1_000.0) for rate in (900.0, 100.0))
+    assert (fast, slow) == (Grantable(1_350), Grantable(150)), "1.5 s of each"
+    assert grant(rate=1_100.0, units_pending=3_000, fleet_rate=1_000.0) == Grantable(1_500), "never more than all"
 
 
 def test_a_grant_is_some_seconds_of_the_workers_work() -> None:
@@ -54,7 +75,6 @@ def test_grants_shrink_towards_the_end_but_not_below_what_is_worth_it() -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 1000
     assert min(sizes[:-1]) == 50, "half a second of its work"
-    assert grant(rate=1.0, units_pending=100, units_min=40) == Grantable(40)
 
 
 def test_near_the_end_a_worker_keeps_less_ahead() -> None:

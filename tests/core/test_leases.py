@@ -16,7 +16,7 @@ from coordinator.core.facts import (
 )
 from coordinator.core.lease_values import AlreadyWon, Counts, Held, Refused, Renewed, ShardView, Stale
 from coordinator.core.leases import LeaseTable
-from coordinator.core.tail import expected_left_s, split_candidate, twin_candidate
+from coordinator.core.tail import expected_left_s, split_candidate, twin_candidate, units_behind
 from headrace.words import Epoch, Incarnation, ShardId, ShardState, WorkerName
 
 ADA, BOB = WorkerName("ada"), WorkerName("bob")
@@ -93,13 +93,25 @@ def test_shards_are_granted_in_input_order_returned_ones_first() -> None:
     assert table.shards_recomputed == 1
 
 
+def test_a_shard_that_comes_back_often_was_recomputed_once() -> None:
+    table = new_table()
+    for number in range(1, 4):
+        granted(table)
+        table.release(ADA, ONE, shard(0), epoch(number), charged=False)
+    granted(table)
+    table.twin(BOB, ONE, shard(0), 0.0, TTL_S)
+    assert table.shards_recomputed == 1
+    granted(table)
+    assert table.shards_recomputed == 1
+
+
 @pytest.mark.parametrize(
     ("divisible", "cuts", "units_min", "units_max", "at"),
     [
         (True, (), 1, 10, 10),
         (True, (), 1, 80, None),  # what would be left isn't worth a shard
-        (True, (), 60, 10, None),  # a front of the smallest size leaves less than that
-        (True, (), 30, 10, 30),
+        (True, (), 60, 60, None),  # what would be left is below the smallest size
+        (True, (), 60, 10, 10),  # who wants less than the smallest size knows why
         (True, (40, 60), 1, 30, 40),  # a free cut near by
         (True, (90,), 1, 30, 30),  # none near by
         (False, (90,), 1, 30, 90),
@@ -206,6 +218,15 @@ def test_tries_without_progress_have_a_bound_of_their_own() -> None:
         facts = table.worker_lost(ADA)
     assert [type(fact) for fact in facts] == [EpochEnded, Quarantined]
     assert table.shards(state=None)[0].attempts == 0
+
+
+def test_what_an_outage_ends_was_no_try() -> None:
+    table = new_table((100,), tries_max=5, attempts_max=1)
+    for _ in range(20):
+        number = granted(table).epoch
+        facts = table.release(ADA, ONE, shard(0), number, charged=False, error="down", is_outage=True)
+        assert facts == [EpochEnded(1, shard(0), number, Ended.OUTAGE, False, "down")]
+    assert table.counts == Counts(1, 0, 0, 0, 0)
 
 
 def test_a_commit_is_answered_alike_when_said_again() -> None:
@@ -406,3 +427,19 @@ def test_only_what_cannot_be_split_gets_a_twin() -> None:
     assert found.shard == 1
     assert twin_candidate(table, 0.0, {ADA: 1.0}, ADA) is None
     assert twin_candidate(table, 0.0, {ADA: 1000.0}, BOB) is None, "done before a copy would be"
+
+
+def test_what_is_read_and_not_computed_gets_a_twin_too() -> None:
+    table = new_table((100, 200))
+    granted(table, ADA)
+    granted(table, ADA)
+    for number in range(2):
+        held = Held(shard(number), epoch(1), 100 * number, 100 * number + 100, 100 * number + 100, rows_done=40)
+        table.renew(ADA, ONE, held, 0.0, TTL_S)
+    assert twin_candidate(table, 0.0, {ADA: 1.0}, BOB) is None
+    behind = units_behind(table, 1.0)
+    assert behind == {(0, 1): 60.0, (1, 1): 120.0}
+    found = twin_candidate(table, 0.0, {ADA: 1.0}, BOB, behind=behind)
+    assert found
+    assert found.shard == 1
+    assert twin_candidate(table, 0.0, {ADA: 100.0}, BOB, behind=behind) is None, "done before a copy would be"

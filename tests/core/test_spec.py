@@ -93,11 +93,12 @@ def test_a_manifest_that_is_no_json_is_a_bad_job() -> None:
          "job.yaml:6: spec.source.zzz: unknown field; "
             "known: format, uri, exclude, columns, filter, onCorrupt, csv, storage"),
         ("    uri: out/\n", "    uri: out/\n    on_reject: 1\n",
-         "job.yaml:15: spec.sink.on_reject: unknown field; known: format, uri, columns, children, mode, compression"),
+         "job.yaml:15: spec.sink.on_reject: unknown field; "
+         "known: format, uri, columns, children, mode, compression, storage"),
         ("      onnx: models/m.onnx\n", "      onnx: models/m.onnx\n      batch: {row: 5}\n",
          "job.yaml:11: spec.pipeline[0].batch.row: unknown field; did you mean 'rows'?"),
         ("    uri: out/\n", "", "job.yaml:12: spec.sink.uri: missing; "
-            "expected the output folder; relative to the job file"),
+            "expected the output folder, relative to the job file, or s3://BUCKET/PREFIX"),
         ("    uri: out/\n", "    uri: 5\n", "job.yaml:14: spec.sink.uri: found 5; expected a string"),
         ("format: parquet", "csv: {header: false}\n    format: arrow",
          "job.yaml:5: spec.source: found {csv, format, uri}; csv: only for format csv, not for arrow"),
@@ -162,7 +163,6 @@ def test_a_wrong_field_is_named_with_its_line(tmp_path: Path, old: str, new: str
 @pytest.mark.parametrize(
     ("field", "old", "new"),
     [
-        ("spec.source.storage", "    uri: in", "    storage: {region: x}\n    uri: in"),
         ("spec.sink.children", "    uri: out", "    children: explode\n    uri: out"),
         ("spec.pipeline[0].when", "      inputs", "      when: a.b\n      inputs"),
         ("spec.pipeline[0].rows", "      inputs", "      rows: {many: true}\n      inputs"),
@@ -186,13 +186,16 @@ def test_a_field_of_a_later_version_is_refused_not_ignored(tmp_path: Path, field
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("in/*.parquet", "s3://lake/x", "spec.source.uri: s3:// is not supported yet here; a local path"),
-        ("out/", "gs://lake/x", "spec.sink.uri: gs:// is not supported yet here; a local path"),
-        ("out/", "http://127.0.0.1/x", "spec.sink.uri: http:// is not supported yet here; a local path"),
-        ("models/m.onnx", "s3://m/x.onnx", "spec.pipeline[0].onnx: s3:// is not supported yet here; a local path"),
-        ("in/*.parquet", "ftp://x/y", "spec.source.uri: unknown scheme ftp://; a local path"),
+        ("in/*.parquet", "gs://lake/x",
+         "spec.source.uri: gs:// is not supported yet here; a local path, s3://, http:// or https://"),
+        ("in/*.parquet", "hdfs://lake/x",
+         "spec.source.uri: hdfs:// is not supported yet here; a local path, s3://, http:// or https://"),
+        ("out/", "gs://lake/x", "spec.sink.uri: gs:// is not supported yet here; a local path or s3://"),
+        ("out/", "http://127.0.0.1/x", "spec.sink.uri: http:// is not supported yet here; a local path or s3://"),
+        ("models/m.onnx", "s3://m/x.onnx", "spec.pipeline[0].onnx: s3:// is not supported yet here; a local path or pkg://"),
+        ("in/*.parquet", "ftp://x/y", "spec.source.uri: unknown scheme ftp://; a local path, s3://, http:// or https://"),
     ],
-)
+)  # fmt: skip
 def test_a_store_of_a_later_version_is_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
     (fault,) = faults_in(tmp_path, changed(old, new))
     assert fault.endswith(expected)
@@ -346,3 +349,12 @@ def test_whatever_a_document_holds_is_a_job_or_a_bad_job(changes: list[tuple[tup
 
 def places_of(value: object) -> list[object]:
     return list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+
+
+def test_storage_says_where_a_store_is_and_never_with_which_keys(tmp_path: Path) -> None:
+    given = "    storage: {endpoint: 'http://127.0.0.1:9000', region: x, anonymous: true}\n    uri: s3://lake/in"
+    storage = load_job(write(tmp_path, changed("    uri: in/*.parquet", given)), {}, {}).job.spec.source.storage
+    assert (storage.endpoint, storage.region, storage.anonymous) == ("http://127.0.0.1:9000", "x", True)
+    for wrong, said in (("{key: abc}", "spec.source.storage.key"), ("{endpoint: store}", "expected a URL such as")):
+        (fault,) = faults_in(tmp_path, changed("    uri: in", f"    storage: {wrong}\n    uri: in"))
+        assert said in fault

@@ -67,6 +67,23 @@ class SlowToLoad:
         return {"y": batch["id"]}
 
 
+class Leaves:
+    """Starts two processes that never end, one in a session of its own; waits for the file `go` where it is told."""
+
+    def __init__(self, folder, where):
+        import subprocess
+
+        for own_session in (False, True):
+            subprocess.Popen(["sleep", "7777"], start_new_session=own_session)
+        if (os.environ["HEADRACE_WORKER"] == "probe") == (where == "probe"):
+            open(os.path.join(folder, "loading"), "w").close()
+            while not os.path.exists(os.path.join(folder, "go")):
+                time.sleep(0.005)
+
+    def __call__(self, batch):
+        return {"y": batch["id"]}
+
+
 class Picky:
     """Doubles ids; on those it is told of it raises, leaves, or crashes."""
 

@@ -77,6 +77,17 @@ class Gate:
         return {"y": batch["id"] * 2}
 
 
+class Slow:
+    """Twice the id; every row takes `row_s`."""
+
+    def __init__(self, row_s):
+        self.row_s = row_s
+
+    def __call__(self, batch):
+        time.sleep(self.row_s * len(batch["id"]))
+        return {"y": batch["id"] * 2}
+
+
 class Bulky:
     """Twice the id in strings: mostly short, for some ids `large` bytes, for some more than the arena."""
 
@@ -92,7 +103,7 @@ class Bulky:
 
 @dataclass
 class Coordinator:
-    """Grants `shards` in order, accepts every commit, and stops the worker when all are published.
+    """Grants `shards` in order, accepts every commit and split, and stops the worker when all are published.
 
     `answer` may change an answer before it leaves; `terms_renewed` says whether an exchange renews the lease.
     """
@@ -128,6 +139,7 @@ class Coordinator:
             self.granted += 1
         for wish in report.commits:
             answer.commits[wish.key] = Verdict("ACCEPTED", "")
+        answer.ends |= dict(report.offers)
         for lease in report.published:
             answer.published[lease.shard, lease.epoch] = Verdict("ACCEPTED", "")
         if {(lease.shard, lease.epoch) for lease in report.published} | self.published >= {
@@ -163,6 +175,7 @@ class Bench:
     shards: int = 4
     arena_bytes: int = 16 << 20
     batch_rows: int = 256
+    group: int = 16_384  # rows of a row group
 
     def __post_init__(self) -> None:
         (self.folder / "stages.py").write_text(STAGES)
@@ -174,7 +187,7 @@ class Bench:
         data |= {f"f{i}": np.arange(self.rows, dtype=np.float32) for i in range(self.width)}
         table = pa.table(data)
         path = self.folder / "data.parquet"
-        pq.write_table(table, path, row_group_size=16_384)
+        pq.write_table(table, path, row_group_size=self.group)
         cuts = [self.rows * i // self.shards for i in range(self.shards + 1)]
         self.coordinator = Coordinator(path, self.staging, list(pairwise(cuts)))
         self.arena = Arena.create(self.arena_bytes, prefault=self.arena_bytes)
@@ -230,7 +243,7 @@ class Bench:
         driver = self.driver()
         code = await self.run(driver)
         if not is_cut_short:
-            assert driver._flow._pipeline._space.used == 0
+            assert driver._flow.arena_used == 0
         return code
 
     def out_ids(self) -> list[int]:

@@ -95,6 +95,17 @@ def test_a_socket_that_others_could_reach_is_refused(tmp_path: Path, started: li
     code, errors = started[0].wait_end()
     assert code == ExitCode.BAD_CONFIG
     assert "0700" in errors
+    assert len(errors.splitlines()) == 1, errors
+
+
+def test_a_token_file_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    where = ["--state", tmp_path, "--listen", "127.0.0.1:0", "--token-file", token]
+    command = [sys.executable, "-m", "coordinator", *where]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert ran.returncode == ExitCode.BAD_CONFIG
+    assert ran.stderr.startswith(f"headrace coordinator: The token file {token} can't be read: ")
+    assert len(ran.stderr.splitlines()) == 1, ran.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--listen", "0.0.0.0:0", "--token-file", "t"], ["--listen", "127.0.0.1:0"]])

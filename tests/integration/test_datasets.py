@@ -3,10 +3,8 @@
 import glob
 import gzip
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,25 +13,7 @@ import pytest
 
 from coordinator.datasets import PlannedSource, plan_source, source_program
 from headrace.errors import BadJob
-
-
-@dataclass
-class Csv:
-    header: bool = True
-    delimiter: str = ","
-    types: Mapping[str, str] = field(default_factory=dict)
-    line_breaks_in_fields: bool = True
-
-
-@dataclass
-class Spec:
-    format: Literal["parquet", "arrow", "csv", "jsonl", "files"]
-    uri: Sequence[str]
-    exclude: Sequence[str] = ()
-    columns: Sequence[str] | None = None
-    filter: str | None = None
-    on_corrupt: Literal["fail", "reject"] = "fail"
-    csv: Csv = field(default_factory=Csv)
+from tests.integration.source_fixture import Csv, Spec
 
 
 def plan(spec: Spec, columns: Sequence[str] | None = None, limit_rows: int | None = None) -> PlannedSource:
@@ -136,7 +116,7 @@ def test_unicode_and_spaces_in_paths_are_plain_names(tmp_path: Path) -> None:
         ("nothing-*.parquet", "matches no file"),
         ("nowhere/*.parquet", "there is no folder"),
         ("empty", "holds no file"),
-        ("s3://lake/x", "s3:// is not supported yet"),
+        ("gs://lake/x", "gs:// is not supported yet"),
         ("other", "holds no parquet file"),
         ("dangling", "is a link to nothing"),
     ],
@@ -155,6 +135,15 @@ def test_the_nearest_right_name_is_offered_and_all_faults_are_told(tmp_path: Pat
     text = faults_of(Spec("parquet", [f"{tmp_path}/review.parquet", f"{tmp_path}/zz"]))
     assert f"did you mean {tmp_path}/reviews.parquet?" in text
     assert "spec.source.uri[1]" in text
+
+
+def test_where_no_name_is_near_those_that_are_there_are_shown(tmp_path: Path) -> None:
+    for i in range(7):
+        touch(tmp_path / f"{i}.parquet")
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))).write_bytes(b"")
+    there = f"{tmp_path} has: 0.parquet, 1.parquet, 2.parquet, 3.parquet, 4.parquet and 2 more"
+    for uri in ("reviews-of-2026", "*.arrow"):
+        assert faults_of(Spec("parquet", [f"{tmp_path}/{uri}"])).endswith(there)
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
@@ -261,7 +250,7 @@ def test_csv_columns_come_from_header_and_head(tmp_path: Path) -> None:
     assert planned.schema == pa.schema(
         [("id", pa.int32()), ("n", pa.float64()), ("when", pa.date32()), ("e", pa.string()), ("note", pa.string())]
     )
-    assert planned.file_types == ("int32", "double", "date32[day]", "string", "string")
+    assert planned.file_inferred == ("n", "when", "e", "note")
     assert (planned.dataset.unit, planned.dataset.rows_total, planned.dataset.rows_estimated) == ("byte", 2, False)
 
 
@@ -271,7 +260,10 @@ def test_csv_columns_come_from_header_and_head(tmp_path: Path) -> None:
         (Csv(), b"a,a\n1,2\n", "two columns 'a'"),
         (Csv(), b"a,\xff\n1,2\n", "not UTF-8"),
         (Csv(types={"b": "int64"}), b"a\n1\n", "spec.source.csv.types.b: there is no such column"),
-        (Csv(types={"a": "integer"}), b"a\n1\n", "no Arrow type is named 'integer'"),
+        (Csv(types={"a": "integer"}), b"a\n1\n", "no Arrow type is named 'integer'; expected bool, int8"),
+        (Csv(types={"a": "float16"}), b"a\n1\n", "spec.source.csv.types.a: text can't be read as float16; expected"),
+        (Csv(types={"a": "null"}), b"a\n1\n", "spec.source.csv.types.a: text can't be read as null; expected bool"),
+        (Csv(types={"a": "string_view"}), b"a\n1\n", "text can't be read as string_view; expected bool, int8"),
     ],
 )
 def test_csv_heads_that_say_no_columns_are_refused(tmp_path: Path, csv: Csv, content: bytes, said: str) -> None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,7 +29,10 @@ from headrace.publish import file_digest, part_name
 
 UID = "0123456789abcdef"
 INPUTS = [InputFile("a.csv", 9, "1", 0, 30), InputFile("empty.csv", 0, "1", 30, 0), InputFile("b.csv", 9, "1", 30, 70)]
-HEADER = Header("numbers", UID, 1, None, "fail", "parquet", "row", 3, 100)
+HEADER = Header("numbers", UID, 1, None, "fail", "parquet", "row", 3, 100, (("n", "int64"),))
+
+
+EXTRA = ("m", "string")
 
 
 def data(output: Path, shard: int, rows: int, kind: str = "data") -> OutputFile:
@@ -46,11 +50,16 @@ def shard(output: Path, number: int, begin: int, end: int) -> ShardEntry:
     return ShardEntry(number, 1, begin, end, rows, 1, rows - 2, 0, 1, files)
 
 
+def write_at(path: Path, *content: Any) -> Totals:
+    with open(path, "xb") as file:
+        return write_manifest(file, *content)
+
+
 def write(output: Path, entries: list[ShardEntry | QuarantinedEntry], header: Header = HEADER) -> Path:
     path = output / "_headrace" / manifest_name(header.number)
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
-    write_manifest(path, header, INPUTS, entries)
+    write_at(path, header, INPUTS, entries)
     (output / SUCCESS).write_text(json.dumps({"manifest": f"_headrace/{path.name}"}))
     return path
 
@@ -82,7 +91,7 @@ def test_a_manifest_is_read_back_as_it_was_written(tmp_path: Path, entries: list
     lost = QuarantinedEntry(3, 0, 0, "boom")
     weird = replace(INPUTS[0], path=os.fsdecode(b"caf\xe9 \xf0\x9f\x98\x80.csv"))
     path = tmp_path / "m.jsonl"
-    totals = write_manifest(path, HEADER, [weird], [*entries, lost])
+    totals = write_at(path, HEADER, [weird], [*entries, lost])
     assert list(read_manifest(path)) == [HEADER, weird, *entries, lost, totals]
     assert read_totals(path) == totals.to_plain()
     assert isinstance(totals, Totals)
@@ -122,6 +131,11 @@ DAMAGE: dict[str, tuple[str, Damage]] = {
         "Rows",
         lambda o, e: write(o, [replace(e[0], files=(replace(e[0].files[0], rows=37), e[0].files[1])), *e[1:]]),
     ),
+    "another type than the manifest's": (
+        "Schema",
+        lambda o, e: write(o, e, replace(HEADER, columns=(("n", "double"),))),
+    ),
+    "a column that files lack": ("Schema", lambda o, e: write(o, e, replace(HEADER, columns=(*HEADER.columns, EXTRA)))),
     "a range given up": ("Quarantined", lambda o, e: write(o, [*e[:2], QuarantinedEntry(1, 40, 70, "boom")])),
     "inputs left out": ("Damaged", lambda o, e: write(o, list(e), replace(HEADER, files=4))),
     "a base that is missing": (
@@ -167,11 +181,34 @@ def test_all_bases_are_checked(tmp_path: Path, entries: list[ShardEntry]) -> Non
     assert found(tmp_path) == {"Missing"}
 
 
+def test_a_file_of_another_schema_than_its_manifests_is_named(tmp_path: Path, entries: list[ShardEntry]) -> None:
+    odd = part_name(3, UID, 1, "00000000", ".arrow")
+    table = pa.table({"n": pa.array([0.5])})
+    with pa.OSFile(str(tmp_path / odd), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    file = OutputFile(odd, "data", (tmp_path / odd).stat().st_size, file_digest(tmp_path / odd), 1)
+    write(tmp_path, [replace(entries[0], end=39, rows_read=39, rows_filtered=0), *entries[1:], one(file, 39)])
+    told = [finding.message for finding in verify(tmp_path).findings if finding.kind == "Schema"]
+    assert told == [f"{odd} isn't as its manifest says: column 'n' is double instead of int64."]
+
+
+def one(file: OutputFile, begin: int) -> ShardEntry:
+    return ShardEntry(3, 1, begin, begin + 1, 1, 0, 1, 0, 0, (file,))
+
+
+def test_a_base_of_other_columns_is_found(tmp_path: Path, entries: list[ShardEntry]) -> None:
+    header = replace(HEADER, number=2, base=manifest_name(1), files=0, units=0, columns=(("n", "double"),))
+    write_at(tmp_path / "_headrace" / manifest_name(2), header, [], [])
+    (tmp_path / SUCCESS).write_text(json.dumps({"manifest": f"_headrace/{manifest_name(2)}"}))
+    (finding,) = verify(tmp_path).findings
+    assert (finding.kind, manifest_name(1) in finding.message) == ("Schema", True)
+
+
 def test_an_empty_dataset_has_one_empty_shard(tmp_path: Path) -> None:
     path = tmp_path / "_headrace" / manifest_name(1)
     path.parent.mkdir()
     file = data(tmp_path, 0, 0)
     empty = replace(HEADER, files=0, units=0)
-    write_manifest(path, empty, [], [ShardEntry(0, 1, 0, 0, 0, 0, 0, 0, 0, (file,))])
+    write_at(path, empty, [], [ShardEntry(0, 1, 0, 0, 0, 0, 0, 0, 0, (file,))])
     (tmp_path / SUCCESS).write_text('{"manifest": "_headrace/manifest-000001.jsonl"}')
     assert verify(tmp_path).findings == []

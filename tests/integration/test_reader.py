@@ -5,7 +5,6 @@ import gzip
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,25 +17,7 @@ from coordinator.datasets import plan_source, source_program
 from headrace.dataset import Dataset
 from headrace.errors import CorruptInput, InputChanged
 from sidecar.reader import Block, Cursor, Source, open_source
-
-
-@dataclass
-class Csv:
-    header: bool = True
-    delimiter: str = ","
-    types: dict[str, str] = field(default_factory=dict)
-    line_breaks_in_fields: bool = True
-
-
-@dataclass
-class Spec:
-    format: Literal["parquet", "arrow", "csv", "jsonl", "files"]
-    uri: Sequence[str]
-    exclude: Sequence[str] = ()
-    columns: Sequence[str] | None = None
-    filter: str | None = None
-    on_corrupt: Literal["fail", "reject"] = "fail"
-    csv: Csv = field(default_factory=Csv)
+from tests.integration.source_fixture import Csv, Spec
 
 
 def opened(spec: Spec, columns: Sequence[str] | None = None, limit_rows: int | None = None) -> tuple[Source, Dataset]:
@@ -282,8 +263,8 @@ def test_csv_records_with_line_breaks_carry_their_byte(tmp_path: Path) -> None:
     [
         (b"1", "expected 2 fields, found 1 field"),
         (b"1,2,3", "expected 2 fields, found 3 fields"),
-        (b"x,y", "CSV conversion error to int64"),
-        (b"1,\xff", "invalid UTF8"),
+        (b"x,y", "column 'a': 'x' is no int64"),
+        (b"1,\xff", "column 'b': CSV conversion error to string: invalid UTF8"),
     ],
 )
 def test_csv_records_that_are_no_row_become_bad_rows(tmp_path: Path, record: bytes, said: str) -> None:

@@ -7,10 +7,9 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,26 +22,7 @@ from coordinator.datasets import plan_source, source_program
 from headrace.dataset import Dataset
 from headrace.records import record_ends
 from sidecar.reader import Cursor, Source, open_source
-
-
-@dataclass
-class Csv:
-    header: bool = True
-    delimiter: str = ","
-    types: dict[str, str] = field(default_factory=dict)
-    line_breaks_in_fields: bool = True
-
-
-@dataclass
-class Spec:
-    format: Literal["parquet", "arrow", "csv", "jsonl", "files"]
-    uri: Sequence[str]
-    exclude: Sequence[str] = ()
-    columns: Sequence[str] | None = None
-    filter: str | None = None
-    on_corrupt: Literal["fail", "reject"] = "fail"
-    csv: Csv = field(default_factory=Csv)
-
+from tests.integration.source_fixture import Csv, Spec
 
 Found = tuple[str, int, Any]
 """Path, address, and the row or None for a bad one."""

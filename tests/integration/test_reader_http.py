@@ -2,9 +2,8 @@
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,27 +12,9 @@ import pytest
 
 from coordinator.datasets import plan_source, source_program
 from headrace.dataset import Dataset
-from headrace.errors import BadJob, InputChanged, SourceUnavailable
+from headrace.errors import BadJob, InputChanged, SourceRefused
 from sidecar.reader import Cursor, Source, open_source
-
-
-@dataclass
-class Csv:
-    header: bool = True
-    delimiter: str = ","
-    types: dict[str, str] = field(default_factory=dict)
-    line_breaks_in_fields: bool = True
-
-
-@dataclass
-class Spec:
-    format: Literal["parquet", "arrow", "csv", "jsonl", "files"]
-    uri: Sequence[str]
-    exclude: Sequence[str] = ()
-    columns: Sequence[str] | None = None
-    filter: str | None = None
-    on_corrupt: Literal["fail", "reject"] = "fail"
-    csv: Csv = field(default_factory=Csv)
+from tests.integration.source_fixture import Spec
 
 
 class Store(ThreadingHTTPServer):
@@ -47,6 +28,7 @@ class Store(ThreadingHTTPServer):
         self.etag = '"1"'
         self.requests: list[str] = []
         self.failures: list[int] = []
+        self.is_chunked = False
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}/{name}"
@@ -66,6 +48,12 @@ class _Request(BaseHTTPRequestHandler):
         data = store.files.get(self.path.removeprefix("/"))
         if data is None:
             self._answer(404, b"", {})
+            return
+        if store.is_chunked:  # no ranges, and no length ahead
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
             return
         first, last = wanted.removeprefix("bytes=").split("-")
         begin = int(first) if first else max(len(data) - int(last), 0)
@@ -165,16 +153,32 @@ def test_a_refusal_is_the_stores_fault_and_no_damage(store: Store) -> None:
     store.files["x.parquet"] = parquet(pa.table({"id": np.arange(100)}), 100)
     source, dataset = opened([store.url("x.parquet")], ["id"])
     store.failures = [403]
-    with pytest.raises(SourceUnavailable, match="answers 403"):
+    with pytest.raises(SourceRefused, match="answers 403"):
         read(source, dataset, 0, 100)
     assert read(source, dataset, 0, 100) == list(range(100))
     source.close()
 
 
-def test_what_is_no_parquet_url_is_refused_at_planning(store: Store) -> None:
+def test_what_is_not_there_is_refused_at_planning(store: Store) -> None:
     with pytest.raises(BadJob, match="is not there"):
         plan_source(Spec("parquet", [store.url("none.parquet")]), columns=None, limit_rows=None)
-    with pytest.raises(BadJob, match="csv over HTTP is not supported yet"):
+    with pytest.raises(BadJob, match="is not there"):
         plan_source(Spec("csv", [store.url("x.csv")]), columns=None, limit_rows=None)
     with pytest.raises(BadJob, match="can't be listed"):
         plan_source(Spec("parquet", [store.url("*.parquet")]), columns=None, limit_rows=None)
+
+
+def test_a_file_whose_size_is_not_told_is_refused_rather_than_taken_for_empty(store: Store) -> None:
+    store.files["x.csv"] = b"id\n1\n"
+    store.is_chunked = True
+    with pytest.raises(BadJob, match="doesn't tell its size"):
+        plan_source(Spec("csv", [store.url("x.csv")]), columns=None, limit_rows=None)
+
+
+def test_a_server_without_ranges_sends_whole_files(store: Store) -> None:
+    store.files["x.parquet"] = parquet(pa.table({"id": np.arange(100)}), 30)
+    store.is_chunked = True
+    store.etag = ""
+    source, dataset = opened([store.url("x.parquet")], ["id"])
+    assert read(source, dataset, 0, 100) == list(range(100))
+    source.close()

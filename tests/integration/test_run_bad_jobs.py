@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from coordinator.cli.plan import make_plan
+from headrace.errors import BadJob
 from tests.integration.run_fixture import DOUBLE_STAGE, TIMEOUT_S, Ran, Site
 
 SOURCE = {"format": "parquet", "uri": "in/*.parquet"}
@@ -54,6 +56,11 @@ def onnx_model(path: Path, shape: list[Any]) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
 
 
+def jobs(site: Site) -> list[str]:
+    """Names of the jobs that have a state folder."""
+    return sorted(path.name for path in (site.folder / "state" / "jobs").glob("*"))
+
+
 def everything(site: Site) -> dict[str, tuple[int, int]]:
     """Size and time of every file and folder but the state and the job files."""
     found = {}
@@ -69,14 +76,24 @@ def everything(site: Site) -> dict[str, tuple[int, int]]:
 
 def refused(site: Site, job: Path, run: Callable[[Path], Ran] | None = None) -> str:
     """The message of a run that must be refused as a bad job and must touch nothing."""
-    before = everything(site)
+    before, jobs_before = everything(site), jobs(site)
     ran = (run or site.run)(job)
     assert ran.code == 42, ran.text
+    assert jobs(site) == jobs_before
     assert ran.stdout == ""
     assert ran.stderr.startswith("The job can't run: ")
     assert "Traceback" not in ran.stderr or "your code" in ran.stderr or "bad.py" in ran.stderr
     assert everything(site) == before
     return ran.stderr
+
+
+def planned(site: Site, job: Path) -> str:
+    """What `headrace plan` says of a job that can't run."""
+    with pytest.raises(BadJob) as raised:
+        make_plan(job, {}, os.environ, None, site.state)
+    faults = raised.value.faults
+    head = f"The job can't run: {len(faults)} mistake{'s' * (len(faults) != 1)}.\n"
+    return head + "".join(f"  {fault}\n" for fault in faults)
 
 
 def python_stage(target: str, **inputs: str) -> dict[str, Any]:
@@ -160,8 +177,10 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_job_is_refused_for(site: Site, case: str) -> None:
     spec, words = REFUSED[case]
-    message = refused(site, site.job(**spec))
+    job = site.job(**spec)
+    message = refused(site, job)
     assert [word for word in words if word not in message] == [], message
+    assert planned(site, job) == message
 
 
 @pytest.mark.parametrize(
@@ -231,6 +250,11 @@ def test_an_output_folder_that_may_not_be_written_is_refused(site: Site) -> None
     job = site.job(source=SOURCE, sink={"uri": "locked/out"})
     message = refused(site, job, lambda job: without_override(site, job))
     assert "spec.sink.uri: no permission to write" in message
+
+
+def test_an_output_folder_that_can_not_be_made_is_refused(site: Site) -> None:
+    message = refused(site, site.job(source=SOURCE, sink={"uri": "/proc/nowhere/out"}))
+    assert "spec.sink.uri: /proc/nowhere/out can't be made: No such file or directory" in message
 
 
 def test_another_system_than_linux_is_refused(site: Site) -> None:

@@ -148,6 +148,25 @@ def test_a_run_killed_while_models_load_leaves_no_process(site: Faults) -> None:
     run.communicate()
 
 
+@pytest.mark.parametrize("where", ["probe", "worker"])
+def test_a_killed_run_leaves_no_process_that_its_stages_started(site: Faults, where: str) -> None:
+    site.ids("ids-0.parquet", 0, 1000)
+    run = site.start_marked(site.stage_job("Leaves", {"folder": str(site.folder), "where": where}))
+    wait_for("the model is being loaded", (site.folder / "loading").exists)
+    assert len(site.processes("sleep 7777")) >= 2
+    run.kill()
+    site.wait_no_process(5.0)
+    run.communicate()
+
+
+def test_a_run_ends_what_its_stages_started(site: Faults) -> None:
+    site.ids("ids-0.parquet", 0, 1000)
+    run = site.start_marked(site.stage_job("Leaves", {"folder": str(site.folder), "where": "probe"}))
+    site.let_go()
+    site.finish_complete(run)
+    assert site.processes() == []
+
+
 # ---------------------------------------------------------------------- signals
 
 

@@ -7,9 +7,6 @@ import hashlib
 import json
 import math
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,61 +19,11 @@ import pyarrow.json
 import pyarrow.parquet as pq
 import pytest
 
-from headrace.errors import BadJob, SinkError
+from headrace.errors import BadJob
 from headrace.local.columns import DTYPES, TENSOR, Column
-from headrace.program import SinkProgram
 from headrace.publish import staged_name
-from sidecar.core.batches import Blame
-from sidecar.writer import RejectsWriter, SchemaChanged, ShardWriter, Staged, column_to_arrow
-
-STEM = "part-00000007-abcdef01-2-0123abcd"
-FORMATS = ["parquet", "arrow", "csv", "jsonl"]
-
-
-def sink_of(format_name: Any, compression: str = "none") -> SinkProgram:
-    return SinkProgram(format=format_name, uri="/unused", columns=(), compression=compression)
-
-
-def write(folder: Path, format_name: str, *batches: pa.RecordBatch, compression: str = "none") -> Staged:
-    writer = ShardWriter(sink_of(format_name, compression), folder, STEM)
-    for batch in batches:
-        writer.write(batch)
-    (staged,) = writer.close()
-    return staged
-
-
-def read(staged: Staged) -> pa.Table:
-    """By plain pyarrow."""
-    match staged.name.split(".", 1)[1].split(".")[0]:
-        case "parquet":
-            return pq.read_table(staged.path)
-        case "arrow":
-            with pa.ipc.open_file(staged.path) as reader:
-                return reader.read_all()
-        case "csv":
-            with pa.input_stream(staged.path, compression=compression_of(staged)) as stream:
-                return pyarrow.csv.read_csv(stream)
-        case _:
-            with pa.input_stream(staged.path, compression=compression_of(staged)) as stream:
-                return pyarrow.json.read_json(stream)
-
-
-def compression_of(staged: Staged) -> str | None:
-    return {"gz": "gzip", "zst": "zstd"}.get(staged.name.rsplit(".", 1)[1])
-
-
-def rows_of(begin: int, end: int) -> pa.RecordBatch:
-    numbers = np.arange(begin, end)
-    texts = [f"row {number}" for number in numbers]
-    return pa.record_batch([pa.array(numbers), pa.array(numbers / 8), pa.array(texts)], ["id", "score", "text"])
-
-
-COMPRESSIONS = [
-    *(("parquet", codec, ".parquet") for codec in ("none", "zstd", "snappy", "gzip", "lz4")),
-    *(("arrow", codec, ".arrow") for codec in ("none", "zstd", "lz4")),
-    *(("csv", codec, ".csv" + end) for codec, end in (("none", ""), ("gzip", ".gz"), ("zstd", ".zst"))),
-    *(("jsonl", codec, ".jsonl" + end) for codec, end in (("none", ""), ("gzip", ".gz"), ("zstd", ".zst"))),
-]
+from sidecar.writer import ShardWriter, Staged, column_to_arrow
+from tests.integration.writer_fixture import COMPRESSIONS, STEM, Folder, read, rows_of, sink_of, write
 
 
 @pytest.mark.parametrize(("format_name", "compression", "suffix"), COMPRESSIONS)
@@ -84,13 +31,14 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path, format_name: str, co
     staged = write(tmp_path, format_name, rows_of(0, 10), rows_of(10, 2500), compression=compression)
     assert read(staged).combine_chunks().equals(pa.Table.from_batches([rows_of(0, 2500)]))
     content = staged.path.read_bytes()
-    assert staged == Staged(
+    assert staged.path == tmp_path / staged_name(STEM + suffix)
+    assert staged.staged == Staged(
         name=STEM + suffix,
-        path=tmp_path / staged_name(STEM + suffix),
         kind="data",
         size=len(content),
         digest=hashlib.blake2b(content, digest_size=16).hexdigest(),
         rows=2500,
+        staged="",
     )
     assert os.listdir(tmp_path) == [STEM + suffix]
 
@@ -100,7 +48,7 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path, format_name: str, co
 )
 def test_an_unknown_compression_is_a_bad_job(tmp_path: Path, format_name: str, compression: str) -> None:
     with pytest.raises(BadJob, match=r"spec\.sink\.compression"):
-        ShardWriter(sink_of(format_name, compression), tmp_path, STEM)
+        ShardWriter(sink_of(format_name, compression), Folder(tmp_path), STEM)
 
 
 # ------------------------------------------------------------------ tensors, by three readers
@@ -162,7 +110,7 @@ def plain(value: Any) -> Any:
 def test_a_file_without_rows_keeps_its_columns_for_every_reader(tmp_path: Path, format_name: str) -> None:
     rows = tensor_rows(tensors(3, "float32"))
     staged = write(tmp_path, format_name, rows.slice(0, 0))
-    assert staged.rows == 0
+    assert staged.staged.rows == 0
     assert read(staged).schema.equals(rows.schema)
     if format_name == "parquet":
         assert list(pd.read_parquet(staged.path).columns) == list(SHAPES)
@@ -299,7 +247,6 @@ def test_csv_holds_what_its_rows_are(tmp_path: Path) -> None:
 
 
 def test_slices_are_written_as_what_they_are(tmp_path: Path) -> None:
-    whole = pa.record_batch(list(MANY.values()), list(MANY))
     fixed = pa.FixedSizeListArray.from_arrays(pa.array(range(6)), 2)
     for name, array in {**MANY, "vector": fixed, "view": pa.array([[1], [2], [3]], pa.list_view(pa.int8()))}.items():
         sliced = write(tmp_path, "jsonl", pa.record_batch([array[1:]], [name])).path
@@ -308,7 +255,6 @@ def test_slices_are_written_as_what_they_are(tmp_path: Path) -> None:
         complete = write(tmp_path, "jsonl", pa.record_batch([array], [name])).path
         assert text == complete.read_text(encoding="utf-8").split("\n")[1:]
         complete.unlink()
-    assert whole.num_rows == 3
 
 
 # ------------------------------------------------------------------ Parquet's inside
@@ -360,175 +306,3 @@ def test_wide_rows_make_row_groups_of_64_mb(tmp_path: Path) -> None:
 def test_a_column_named_like_a_path_is_written(tmp_path: Path) -> None:
     rows = pa.record_batch([pa.array([1.5, 2.5]), pa.array([[1.0], [2.0]])], ["a.b", "c.list.element"])
     assert read(write(tmp_path, "parquet", rows)).equals(pa.Table.from_batches([rows]))
-
-
-# ------------------------------------------------------------------ schemas, errors
-
-
-@pytest.mark.parametrize("format_name", FORMATS)
-def test_another_type_than_before_is_an_error_that_names_the_column(tmp_path: Path, format_name: str) -> None:
-    writer = ShardWriter(sink_of(format_name), tmp_path, STEM)
-    writer.write(pa.record_batch([pa.array([1]), pa.array([1.5])], ["id", "score"]))
-    with pytest.raises(SchemaChanged, match="'score' comes as int64; it was double"):
-        writer.write(pa.record_batch([pa.array([1]), pa.array([1])], ["id", "score"]))
-    with pytest.raises(SchemaChanged, match="columns are id; they were id, score"):
-        writer.write(pa.record_batch([pa.array([1])], ["id"]))
-    writer.abort()
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("format_name", FORMATS)
-def test_nothing_written_is_no_file(tmp_path: Path, format_name: str) -> None:
-    writer = ShardWriter(sink_of(format_name), tmp_path, STEM)
-    assert writer.close() == ()
-    writer.abort()
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("format_name", FORMATS)
-@pytest.mark.parametrize("closed", [True, False])
-def test_abort_removes_the_file(tmp_path: Path, format_name: str, closed: bool) -> None:
-    writer = ShardWriter(sink_of(format_name), tmp_path, STEM)
-    writer.write(rows_of(0, 10))
-    if closed:
-        writer.close()
-    writer.abort()
-    assert os.listdir(tmp_path) == []
-
-
-@contextmanager
-def file_size_limit(nbytes: int) -> Iterator[None]:
-    """Writes beyond it fail like those on a full disk (EFBIG for ENOSPC)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def write_and_close(writer: ShardWriter, rows: pa.RecordBatch) -> None:
-    writer.write(rows)
-    writer.close()
-
-
-@pytest.mark.parametrize(("format_name", "compression"), [(name, codec) for name, codec, _ in COMPRESSIONS])
-def test_a_full_disk_is_a_sink_error_and_leaves_nothing(tmp_path: Path, format_name: str, compression: str) -> None:
-    writer = ShardWriter(sink_of(format_name, compression), tmp_path, STEM)
-    noise = np.random.default_rng(3).bytes(300_000)
-    rows = pa.record_batch([pa.array([noise[at : at + 100] for at in range(0, 300_000, 100)])], ["noise"])
-    with file_size_limit(50_000), pytest.raises(SinkError, match=STEM) as caught:
-        write_and_close(writer, rows)
-    cause: BaseException | None = caught.value
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    assert isinstance(cause, OSError)
-    assert "File too large" in str(caught.value)
-    assert os.listdir(tmp_path) == []
-    writer.abort()
-
-
-def test_a_missing_folder_is_a_sink_error(tmp_path: Path) -> None:
-    writer = ShardWriter(sink_of("parquet"), tmp_path / "gone", STEM)
-    with pytest.raises(SinkError, match="No such file or directory"):
-        writer.write(rows_of(0, 1))
-    writer.abort()
-
-
-def test_a_file_of_that_name_is_never_overwritten(tmp_path: Path) -> None:
-    (tmp_path / f"{STEM}.csv").write_text("precious")
-    writer = ShardWriter(sink_of("csv"), tmp_path, STEM)
-    with pytest.raises(SinkError, match="File exists"):
-        writer.write(rows_of(0, 1))
-    writer.abort()
-    assert (tmp_path / f"{STEM}.csv").read_text() == "precious"
-
-
-ODD = {
-    "union": pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])]),
-    "interval": pa.array([(1, 2, 3), None], pa.month_day_nano_interval()),
-    "runs": pa.RunEndEncodedArray.from_arrays(pa.array([2], pa.int32()), pa.array([1])),
-    "view": pa.array(["a", None], pa.string_view()),
-    "list_view": pa.array([[1], None], pa.list_view(pa.int8())),
-}
-
-
-@pytest.mark.parametrize("name", ["union", "interval", "runs"])
-def test_a_type_that_parquet_does_not_know_is_a_bad_job(tmp_path: Path, name: str) -> None:
-    writer = ShardWriter(sink_of("parquet"), tmp_path, STEM)
-    with pytest.raises(BadJob) as caught:
-        writer.write(pa.record_batch([pa.array([1, 2]), ODD[name]], ["id", name]))
-    assert [fault.field for fault in caught.value.faults] == [f"spec.sink.columns.{name}"]
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.parametrize("name", ["view", "list_view"])
-def test_views_are_written_to_parquet(tmp_path: Path, name: str) -> None:
-    staged = write(tmp_path, "parquet", pa.record_batch([ODD[name]], [name]))
-    assert read(staged)[name].to_pylist() == ODD[name].to_pylist()
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_every_other_format_writes_the_oddest_types(tmp_path: Path, name: str) -> None:
-    rows = pa.record_batch([ODD[name]], [name])
-    assert read(write(tmp_path, "arrow", rows))[name].to_pylist() == ODD[name].to_pylist()
-    assert len(write(tmp_path, "jsonl", rows).path.read_text().splitlines()) == 2
-    assert len(write(tmp_path, "csv", rows).path.read_text().splitlines()) == 3
-
-
-# ------------------------------------------------------------------ rejects
-
-BLAMES = [Blame("embed", "ValueError", "too long"), Blame("source", "NullValue", "column 'text' is null")]
-
-
-def test_rejects_keep_their_rows_where_they_came_from_and_why(tmp_path: Path) -> None:
-    writer = RejectsWriter(tmp_path, STEM, keep_rows=True)
-    writer.write("in/a.csv", np.array([17]), [Blame("source", "CorruptRow", "2 fields")], None)
-    writer.write("in/a.csv", np.array([3, 9]), BLAMES, rows_of(0, 2))
-    (staged,) = writer.close()
-    assert (staged.name, staged.kind, staged.rows) == (f"_headrace/rejected/{STEM}.parquet", "rejects", 3)
-    assert staged.path == tmp_path / staged_name(staged.name)
-    assert pq.read_table(staged.path).to_pylist() == [
-        {"_file": "in/a.csv", "_address": 17, "_stage": "source", "_class": "CorruptRow", "_message": "2 fields",
-         "id": None, "score": None, "text": None},
-        {"_file": "in/a.csv", "_address": 3, "_stage": "embed", "_class": "ValueError", "_message": "too long",
-         "id": 0, "score": 0.0, "text": "row 0"},
-        {"_file": "in/a.csv", "_address": 9, "_stage": "source", "_class": "NullValue",
-         "_message": "column 'text' is null", "id": 1, "score": 0.125, "text": "row 1"},
-    ]  # fmt: skip
-
-
-def test_rejects_by_address_hold_no_rows(tmp_path: Path) -> None:
-    writer = RejectsWriter(tmp_path, STEM, keep_rows=False)
-    writer.write("a", np.array([3, 9]), BLAMES, rows_of(0, 2))
-    (staged,) = writer.close()
-    assert pq.read_schema(staged.path).names == ["_file", "_address", "_stage", "_class", "_message"]
-
-
-def test_rows_that_could_not_be_read_are_rejects_too(tmp_path: Path) -> None:
-    writer = RejectsWriter(tmp_path, STEM, keep_rows=True)
-    writer.write("a", np.array([3, 9]), BLAMES, None)
-    (staged,) = writer.close()
-    assert pq.read_table(staged.path)["_address"].to_pylist() == [3, 9]
-
-
-def test_a_source_column_may_be_named_like_one_of_the_rejects_own(tmp_path: Path) -> None:
-    writer = RejectsWriter(tmp_path, STEM, keep_rows=True)
-    writer.write("a", np.array([3]), BLAMES[:1], pa.record_batch([pa.array([5])], ["_class"]))
-    (staged,) = writer.close()
-    assert pq.read_table(staged.path).to_pylist()[0]["source._class"] == 5
-    assert RejectsWriter(tmp_path, STEM, keep_rows=True).close() == ()
-
-
-def test_a_rejected_row_loses_only_columns_that_parquet_does_not_know(tmp_path: Path) -> None:
-    writer = RejectsWriter(tmp_path, STEM, keep_rows=True)
-    writer.write("a", np.array([3, 4]), BLAMES, pa.record_batch([ODD["union"], pa.array([5, 6])], ["odd", "id"]))
-    (staged,) = writer.close()
-    assert pq.read_table(staged.path)["id"].to_pylist() == [5, 6]
-
-
-def test_aborted_rejects_leave_nothing(tmp_path: Path) -> None:
-    writer = RejectsWriter(tmp_path, STEM, keep_rows=True)
-    writer.write("a", np.array([3]), BLAMES[:1], rows_of(0, 1))
-    writer.abort()
-    assert os.listdir(tmp_path) == []

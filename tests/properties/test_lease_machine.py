@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from coordinator.core.encoding import decode, encode
 from coordinator.core.facts import LASTING, CommitDecided, Fact, OutputFile, RowCounts
-from coordinator.core.lease_values import AlreadyWon, Held, Refused, Renewed, Stale
+from coordinator.core.lease_values import AlreadyWon, Held, OtherSchema, Refused, Renewed, Stale
 from coordinator.core.leases import LeaseTable
 from headrace.words import Epoch, Incarnation, ShardId, ShardState, WorkerName
 
@@ -39,6 +39,7 @@ class Model:
     ranges: dict[int, tuple[int, int]]
     grants: dict[tuple[int, int], Grant] = field(default_factory=dict)  # by (shard, epoch)
     quarantined: set[int] = field(default_factory=set)
+    schema: str = ""
 
     def live(self, shard: int) -> list[int]:
         return [epoch for (of, epoch), grant in self.grants.items() if of == shard and grant.is_live]
@@ -65,15 +66,18 @@ class Model:
 
 def durable_state(table: LeaseTable) -> object:
     """All that a restart must bring back."""
+    shards = table.shards(state=None, limit=10**6)
+    granted = [(view.shard, Epoch(epoch)) for view in shards for epoch in range(1, view.epoch + 1)]
     return (
-        table.shards(state=None, limit=10**6),
+        shards,
         sorted((x.shard, x.epoch, x.worker, x.incarnation) for x in table.leases()),
         table.counts,
         table.rows,
         table.units_pending,
         table.units_won,
         table.shards_recomputed,
-        sorted(table.publishes_expected()),
+        table.schema,
+        [lease for lease in granted if table.awaits_publish(*lease)],
         table.commit_numbers().tolist(),
     )
 
@@ -271,8 +275,10 @@ class LeaseMachine(RuleBasedStateMachine):
             assert isinstance(decided, Refused)
         self.unchanged(before)
 
-    @rule(data=st.data(), short=st.sampled_from([0, 0, 0, 1, 3, 7, 12, -1]))
-    def commit(self, data: st.DataObject, short: int) -> None:
+    @rule(
+        data=st.data(), short=st.sampled_from([0, 0, 0, 1, 3, 7, 12, -1]), schema=st.sampled_from(["", "a", "a", "b"])
+    )
+    def commit(self, data: st.DataObject, short: int, schema: str) -> None:
         shard, epoch, worker, incarnation = self.pick(data, live=bool(data.draw(st.integers(0, 4))))
         begin, last = self.model.ranges.get(shard, (0, 0))
         end = last - short
@@ -286,6 +292,7 @@ class LeaseMachine(RuleBasedStateMachine):
             end=end,
             counts=RowCounts(end - begin, 0, end - begin, 0) if end > begin else RowCounts(),
             files=[OutputFile(f"{shard}-{epoch}", "data", 1, "", max(end - begin, 0))],
+            schema=schema,
             now=self.now,
             publish_ttl_s=TTL_S,
         )
@@ -296,7 +303,13 @@ class LeaseMachine(RuleBasedStateMachine):
         elif not self.own(shard, epoch, worker, incarnation):
             assert isinstance(decided, Stale)
         elif end == last or (begin < end < last and (self.cuts is None or end in self.cuts)):
+            if schema and self.model.schema not in ("", schema):
+                assert decided == OtherSchema(self.model.schema, schema)
+                self.unchanged(before)
+                return
             assert isinstance(decided, list)
+            self.model.schema = self.model.schema or schema
+            assert self.table.schema == self.model.schema, "one output has one schema"
             if end < last:
                 self.model.split(shard, end)
             assert self.model.winner(shard) is None, "law 2"

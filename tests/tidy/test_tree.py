@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ SOURCES = sorted(
     for path in (ROOT / package).rglob("*.py")
     if path != GENERATED and not path.is_symlink()
 )
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 CORES = [path for path in SOURCES if "core" in path.parts or "local" in path.parts]
 LINES_MAX = 500
 VAGUE = {"manager", "handler", "helper", "helpers", "util", "utils", "common", "base", "process"}
@@ -26,12 +28,24 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=name_of)
 def test_a_file_is_short_named_for_what_it_is_and_says_so(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= LINES_MAX
     assert path.stem not in VAGUE
     assert ast.get_docstring(ast.parse(text)), "a module says in a sentence what it is"
+
+
+def test_laws_that_are_cited_are_written_down() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    laws = set(
+        re.findall(r"^(\d+)\. ", page[page.index("## Laws") : page.index("## What is not built yet")], re.MULTILINE)
+    )
+    cited = {
+        number for path in (*SOURCES, *TESTS) for number in re.findall(r"\blaw (\d+)", path.read_text(), re.IGNORECASE)
+    }
+    assert cited
+    assert cited <= laws
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
@@ -49,7 +63,9 @@ ENVIRONMENT_READERS = {
     "sidecar/predictors.py",  # hands the environment on to the predictor host
     "coordinator/config.py",
     "coordinator/probing.py",  # likewise to the probe
+    "coordinator/cli/chaos_command.py",
     "coordinator/cli/commands.py",
+    "coordinator/cli/reject_commands.py",
 }
 
 

@@ -40,11 +40,6 @@ class Allocator:
         self._blocks: List[_Block] = [_Block([0], [size])]
 
     @property
-    def largest_free(self) -> int:
-        """Bytes of the largest region that `allocate` could give now."""
-        return max((block.largest for block in self._blocks), default=0)
-
-    @property
     def regions(self) -> int:
         """How many regions are live."""
         return len(self._live)

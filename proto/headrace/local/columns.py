@@ -5,8 +5,10 @@ A column describes bytes, it does not hold them. Offsets count from the start of
 * TENSOR: C-contiguous, native little-endian, ``shape[0]`` is the number of rows.
 * UTF8, BINARY: row i is ``data[offsets[i]:offsets[i + 1]]``; the offsets are rows + 1 int64 at `offset`, the bytes lie
   at `data_offset`. The offsets need not begin at 0, so a run of rows is again such a column.
-* IPC: one Arrow IPC stream of one record batch, `nbytes` long, for stages that take Arrow. Rows can't be cut out of it
-  by arithmetic: the reader slices ``[row_begin, row_begin + rows)`` itself.
+* IPC: one Arrow IPC stream of one record batch, `nbytes` long: source columns for a stage that takes Arrow, or one
+  output of a type that the kinds above can't hold (lists, decimals, ...), as its only column. Rows can't be cut out of
+  it by arithmetic: the reader slices ``[row_begin, row_begin + rows)`` itself.
+* NULL: every row is null, of a type that nobody has told; no bytes.
 
 Nulls: `validity_offset` is -1 where every row has a value, else that of one byte per row, 0 for null.
 """
@@ -14,7 +16,7 @@ Nulls: `validity_offset` is -1 where every row has a value, else that of one byt
 from dataclasses import dataclass, replace
 from typing import Tuple
 
-TENSOR, UTF8, BINARY, IPC = 0, 1, 2, 3
+TENSOR, UTF8, BINARY, IPC, NULL = 0, 1, 2, 3, 4
 
 DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
@@ -63,4 +65,6 @@ class Column:
             )  # fmt: skip
         if self.kind == IPC:
             return replace(self, rows=rows, row_begin=self.row_begin + begin)
+        if self.kind == NULL:
+            return replace(self, rows=rows)
         return replace(self, rows=rows, offset=self.offset + 8 * begin, nbytes=8 * (rows + 1), validity_offset=validity)

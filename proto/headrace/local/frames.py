@@ -183,6 +183,9 @@ def _check(c: Column) -> None:
     elif c.kind in (columns.UTF8, columns.BINARY):
         if c.nbytes != 8 * (c.rows + 1):
             raise ValueError(f"offsets of {c.nbytes} bytes for {c.rows} rows")
+    elif c.kind == columns.NULL:
+        if c.nbytes or c.data_nbytes or c.validity_offset >= 0:
+            raise ValueError("bytes of a column that has none")
     elif c.kind != columns.IPC:
         raise ValueError(f"no column of kind {c.kind}")
     if max(c.offset + c.nbytes, c.data_offset + c.data_nbytes, c.validity_offset + c.rows) > _SIZE_MAX:

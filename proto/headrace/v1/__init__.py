@@ -29,6 +29,8 @@ class Held(betterproto.Message):
     begin: int = betterproto.uint64_field(3)
     end: int = betterproto.uint64_field(4)
     position: int = betterproto.uint64_field(5)
+    rows_done: int = betterproto.uint64_field(6)
+    rows_rejected: int = betterproto.uint64_field(7)
 
 
 @dataclass(eq=False, repr=False)
@@ -83,6 +85,14 @@ class StagedFile(betterproto.Message):
     size: int = betterproto.uint64_field(3)
     digest: str = betterproto.string_field(4)
     rows: int = betterproto.uint64_field(5)
+    staged: str = betterproto.string_field(6)
+
+
+@dataclass(eq=False, repr=False)
+class CorruptRange(betterproto.Message):
+    begin: int = betterproto.uint64_field(1)
+    end: int = betterproto.uint64_field(2)
+    reason: str = betterproto.string_field(3)
 
 
 @dataclass(eq=False, repr=False)
@@ -97,6 +107,8 @@ class Commit(betterproto.Message):
     rows_rejected: int = betterproto.uint64_field(8)
     children: int = betterproto.uint64_field(9)
     files: List["StagedFile"] = betterproto.message_field(10)
+    schema: str = betterproto.string_field(11)
+    corrupt: List["CorruptRange"] = betterproto.message_field(12)
 
 
 @dataclass(eq=False, repr=False)
@@ -132,6 +144,21 @@ class StageStats(betterproto.Message):
 
 
 @dataclass(eq=False, repr=False)
+class StageMeasures(betterproto.Message):
+    stage: str = betterproto.string_field(1)
+    rows_in_progress: int = betterproto.uint64_field(2)
+    wait_output_s: float = betterproto.double_field(3)
+    last_done_ago_s: float = betterproto.double_field(4)
+    load_s: float = betterproto.double_field(5)
+    hangs: int = betterproto.uint32_field(6)
+    rows_after_exception: int = betterproto.uint64_field(7)
+    rows_after_crash: int = betterproto.uint64_field(8)
+    rows_after_hang: int = betterproto.uint64_field(9)
+    seconds_counts: List[int] = betterproto.uint64_field(10)
+    rows_counts: List[int] = betterproto.uint64_field(11)
+
+
+@dataclass(eq=False, repr=False)
 class ExchangeRequest(betterproto.Message):
     worker: str = betterproto.string_field(1)
     incarnation: str = betterproto.string_field(2)
@@ -144,15 +171,16 @@ class ExchangeRequest(betterproto.Message):
     releases: List["Release"] = betterproto.message_field(9)
     offers: List["SplitOffer"] = betterproto.message_field(10)
     stages: List["StageStats"] = betterproto.message_field(11)
-    rows_rejected_live: int = betterproto.uint64_field(12)
     rows_per_second: float = betterproto.double_field(13)
     draining: bool = betterproto.bool_field(14)
-    rows_read_live: int = betterproto.uint64_field(15)
     read_busy_s: float = betterproto.double_field(16)
     write_busy_s: float = betterproto.double_field(17)
     fatal_reason: str = betterproto.string_field(18)
     fatal_message: str = betterproto.string_field(19)
     reject_example: str = betterproto.string_field(20)
+    arena_bytes: int = betterproto.uint64_field(21)
+    arena_used_bytes: int = betterproto.uint64_field(22)
+    measures: List["StageMeasures"] = betterproto.message_field(23)
 
 
 @dataclass(eq=False, repr=False)
@@ -188,6 +216,7 @@ class ExchangeReply(betterproto.Message):
     answers: List["SplitAnswer"] = betterproto.message_field(8)
     directive: str = betterproto.string_field(9)
     wait_s: float = betterproto.double_field(10)
+    lease_ttl_s: float = betterproto.double_field(11)
 
 
 @dataclass(eq=False, repr=False)
@@ -197,6 +226,7 @@ class SubmitRequest(betterproto.Message):
     limit_rows: int = betterproto.uint64_field(3)
     again: bool = betterproto.bool_field(4)
     digest: str = betterproto.string_field(5)
+    rejected: bool = betterproto.bool_field(6)
 
 
 @dataclass(eq=False, repr=False)
@@ -265,6 +295,7 @@ class Job(betterproto.Message):
     rows_live: int = betterproto.uint64_field(33)
     workers_max: int = betterproto.uint32_field(34)
     plan: str = betterproto.string_field(35)
+    rows_corrupt: int = betterproto.uint64_field(36)
 
 
 @dataclass(eq=False, repr=False)
@@ -323,10 +354,20 @@ class RejectFile(betterproto.Message):
 
 
 @dataclass(eq=False, repr=False)
+class CorruptFile(betterproto.Message):
+    path: str = betterproto.string_field(1)
+    begin: int = betterproto.uint64_field(2)
+    end: int = betterproto.uint64_field(3)
+    reason: str = betterproto.string_field(4)
+
+
+@dataclass(eq=False, repr=False)
 class RejectsReply(betterproto.Message):
     files: List["RejectFile"] = betterproto.message_field(1)
     rows: int = betterproto.uint64_field(2)
     next: int = betterproto.uint64_field(3)
+    corrupt: List["CorruptFile"] = betterproto.message_field(4)
+    unit: str = betterproto.string_field(5)
 
 
 class WorkerServiceStub(betterproto.ServiceStub):
