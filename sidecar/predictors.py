@@ -113,7 +113,7 @@ class Events(Protocol):
 class _Predictor:
     """What is known of one predictor."""
 
-    __slots__ = ("asked", "deadline", "exited", "link", "load_error", "number", "reason", "session")
+    __slots__ = ("asked", "deadline", "exited", "has_process", "link", "load_error", "number", "reason", "session")
 
     def __init__(self, number: int, session: session.SidecarSession) -> None:
         self.number = number
@@ -124,6 +124,7 @@ class _Predictor:
         self.load_error: StageError | None = None
         self.reason = ""
         self.asked = False
+        self.has_process = False  # the host may have one for it, and then reports its end
 
     def set_deadline(self, deadline: asyncio.TimerHandle | None) -> None:
         if self.deadline is not None:
@@ -300,6 +301,7 @@ class Host:
         except OSError as error:
             self._closed(added, f"no connection: {error}")
             return
+        added.has_process = True
         added.link = Link(
             self._loop,
             sock,
@@ -336,8 +338,8 @@ class Host:
         if predictor.link is not None:
             predictor.link.close()
             self._closed(predictor, reason)
-        elif predictor.exited is None and self._predictors.get(predictor.number) is predictor:
-            self._forget(predictor)  # it was never connected, so there is no process
+        elif not predictor.has_process and self._predictors.get(predictor.number) is predictor:
+            self._forget(predictor)
 
     def _closed(self, predictor: _Predictor, reason: str) -> None:
         was_connected = predictor.link is not None
