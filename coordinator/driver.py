@@ -23,7 +23,7 @@ from coordinator.exchange import Seat
 from coordinator.finish import finish, publish_due
 from coordinator.group_commit import GroupCommit
 from coordinator.job_run import OUTPUT_COMMITTED, JobRun
-from coordinator.jobs import JobState, budget_fault, failure_reason, nothing_came_out
+from coordinator.jobs import JobState, failure_reason, nan_of_all, nothing_came_out, sum_stages
 from coordinator.journal import CHECKPOINT_FACTS, Journal, JournalDamaged
 from coordinator.manifest import ManifestDamaged
 from headrace.errors import BadJob, HeadraceError, SinkError, SinkUnavailable
@@ -275,12 +275,7 @@ class Driver:
             self.spawn(self._publish(run, shard, epoch), f"publish {shard}")
         if run.state is not JobState.RUNNING or run.finishing is not None or run.is_unchecked:
             return
-        rows = run.table.rows
-        fault = budget_fault(
-            run.program.errors,
-            read=rows.read + rows.corrupt + run.rows_read_live,
-            rejected=rows.rejected + rows.corrupt + run.rows_rejected_live,
-        )
+        fault = run.budget_fault()
         if fault:
             self._fail_of_rejects(run, fault)
         elif run.table.counts.quarantined and run.options.on_quarantine == "fail":
@@ -290,7 +285,12 @@ class Driver:
 
     def _fail_of_rejects(self, run: JobRun, fault: str) -> None:
         example = f"; such as {run.reject_example}" if run.reject_example else ""
-        self._fail(run, Reason.ERROR_BUDGET_EXCEEDED, fault + example)
+        seats = [seat for seat in self.seats.values() if seat.job_uid == run.uid]
+        nan = "" if run.table.rows.out else nan_of_all(sum_stages([stage.name for stage in run.program.stages], seats))
+        if nan:
+            self._fail(run, Reason.MODEL_FAILED, f"{nan}; {fault}{example}")
+        else:
+            self._fail(run, Reason.ERROR_BUDGET_EXCEEDED, fault + example)
 
     def _fail_quarantined(self, run: JobRun) -> None:
         view = run.table.shards(state=ShardState.QUARANTINED, limit=1)[0]
@@ -331,10 +331,10 @@ class Driver:
         return max(run.output_breaker.retry_at - self.now(), TICK_S)
 
     async def _finish(self, run: JobRun) -> None:
-        rows, table = run.table.rows, run.table
+        table = run.table
         began = self.now()
         try:
-            fault = nothing_came_out(run.program.errors, rows.out, rows.rejected + rows.corrupt)
+            fault = nothing_came_out(run.program.errors, table.rows.out, run.rows_rejected)
             if fault:
                 self._fail_of_rejects(run, fault)
                 return

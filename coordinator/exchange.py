@@ -64,6 +64,8 @@ class StageLoad:
     restarts: int = 0
     predictor_s: float = 0.0
     batch_rows: int = 0
+    rows_judged: int = 0  # whose results were looked through for NaN
+    rows_nan: int = 0  # of them
 
     def __add__(self, other: "StageLoad") -> "StageLoad":
         return StageLoad(
@@ -78,6 +80,8 @@ class StageLoad:
             self.restarts + other.restarts,
             self.predictor_s + other.predictor_s,
             max(self.batch_rows, other.batch_rows),
+            self.rows_judged + other.rows_judged,
+            self.rows_nan + other.rows_nan,
         )
 
 

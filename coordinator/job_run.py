@@ -22,7 +22,10 @@ from coordinator.jobs import (
     JobState,
     JobStatus,
     Options,
+    budget_fault,
     conditions,
+    corrupt_fault,
+    given_up_text,
     options_json,
     plan_from_json,
     read_options,
@@ -31,7 +34,7 @@ from coordinator.jobs import (
 from coordinator.output import Output, manifest_name
 from headrace.program import Program, program_from_json
 from headrace.stores import open_store
-from headrace.words import JobUid, Reason
+from headrace.words import JobUid, Reason, ShardState
 
 OUTPUT_COMMITTED = "committed"
 """The output step after which readers find everything: the manifest is there."""
@@ -148,6 +151,36 @@ class JobRun:
         self.rows_read_live += change[0]
         self.rows_rejected_live += change[1]
 
+    @property
+    def rows_lost(self) -> int:
+        """About how many rows were in what can't be read and can't be counted (`coordinator.core.lost`)."""
+        lost = self.table.lost
+        return lost.rows(self.ledger.rows_per_byte) if lost.parts else 0
+
+    @property
+    def rows_rejected(self) -> int:
+        """Rows of commits that the budget of rejects counts."""
+        rows = self.table.rows
+        return rows.rejected + rows.corrupt - self.table.lost.parts + self.rows_lost
+
+    def budget_fault(self) -> str:
+        """Why the budget of rejects is spent; "" while it isn't."""
+        rows, lost, policy = self.table.rows, self.table.lost, self.program.errors
+        read = rows.read + self.rows_read_live
+        fault = budget_fault(policy, read, rows.rejected + self.rows_rejected_live)
+        if fault or not rows.corrupt:
+            return fault
+        rows_lost, units, unit = self.rows_lost, self.table.units_total, self.ledger.planned.unit
+        total = round(units * self.ledger.rows_per_byte) if unit == "byte" else units + rows_lost - lost.parts
+        return corrupt_fault(
+            policy,
+            total=max(total, read + rows.corrupt + rows_lost - lost.parts),
+            rejected=self.rows_rejected + self.rows_rejected_live,
+            lost=rows_lost,
+            parts=lost.parts,
+            unit=unit,
+        )
+
     def units_live(self) -> int:
         """Units done of leases that live; bytes count when they are read, since rows say nothing of them."""
         if self.ledger.planned.unit != "byte":
@@ -187,7 +220,7 @@ class JobRun:
                 self.state,
                 self.reason,
                 self.message,
-                is_degraded=counts.quarantined > 0,
+                given_up=self._given_up(),
                 is_committed=OUTPUT_COMMITTED in self.ledger.steps,
                 is_stalled=now - self.progress_at > STALLED_AFTER_S,
                 waits_for=self._waits_for(now),
@@ -200,6 +233,8 @@ class JobRun:
             rows_out=rows.out,
             rows_rejected=rows.rejected,
             rows_corrupt=rows.corrupt,
+            parts_lost=table.lost.parts,
+            rows_lost=self.rows_lost,
             rows_live=self.rows_read_live,
             rows_per_second=sum(seat.rows_per_second for seat in seats),
             eta_low_s=eta.low_s if eta else -1.0,
@@ -242,6 +277,10 @@ class JobRun:
     def is_pausing(self) -> bool:
         """Whether the job waits for a store."""
         return any(breaker.is_open for breaker in self.breakers.values())
+
+    def _given_up(self) -> str:
+        count = self.table.counts.quarantined
+        return given_up_text(count, self.table.shards(state=ShardState.QUARANTINED, limit=1)[0]) if count else ""
 
     def _waits_for(self, now: float) -> tuple[str, str]:
         for reason, breaker in self.breakers.items():

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from coordinator.core.lease_values import ShardView
 from coordinator.exchange import Seat, StageLoad
 from headrace.program import ErrorPolicy, from_plain
 from headrace.words import Reason
@@ -37,6 +38,7 @@ PHASES = {
 FORGOTTEN = (JobState.REFUSED, JobState.ABANDONED)
 
 STALLED_AFTER_S = 60.0
+ERROR_CHARS_MAX = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class JobStatus:
     rows_out: int
     rows_rejected: int
     rows_corrupt: int
+    parts_lost: int
+    rows_lost: int
     rows_live: int
     rows_per_second: float
     eta_low_s: float
@@ -138,7 +142,7 @@ class JobStatus:
 def budget_fault(policy: ErrorPolicy, read: int, rejected: int) -> str:
     """Says why the budget of rejects is spent, or "" while it isn't.
 
-    Both count the rows of live epochs and of corrupt ranges (`headrace.dataset.corrupt_rows`) too.
+    Both count the rows of live epochs too.
     """
     if policy.max_rejected_rows is not None and rejected > policy.max_rejected_rows:
         return f"{rejected:,} rows were rejected, errors.maxRejected allows {policy.max_rejected_rows:,}"
@@ -146,6 +150,26 @@ def budget_fault(policy: ErrorPolicy, read: int, rejected: int) -> str:
     if share is not None and read >= policy.min_rows and rejected > share * read:
         return f"{rejected:,} of {read:,} rows were rejected, errors.maxRejected allows {share:.4%}"
     return ""
+
+
+def corrupt_fault(policy: ErrorPolicy, *, total: int, rejected: int, lost: int, parts: int, unit: str) -> str:
+    """Says why the budget of rejects is spent by rejected rows and corrupt ranges together; "" while it isn't.
+
+    A corrupt range comes at once, whatever was read before it, so a share is one of all rows that the job will have.
+
+    Args:
+        policy: the job's.
+        total: rows of the whole input, about.
+        rejected: rows so far, those of corrupt ranges included.
+        lost: of them, about how many are in parts that can't be counted (`coordinator.core.lost`).
+        parts: of these, files; ranges where units are bytes.
+        unit: of the plan.
+    """
+    fault = budget_fault(policy, total, rejected)
+    if not fault or not parts:
+        return fault
+    word = ("range" if unit == "byte" else "file") + "s" * (parts != 1)
+    return f"{fault}; about {lost:,} of them were in {parts:,} {word} that can't be read"
 
 
 def nothing_came_out(policy: ErrorPolicy, out: int, rejected: int) -> str:
@@ -156,6 +180,14 @@ def nothing_came_out(policy: ErrorPolicy, out: int, rejected: int) -> str:
     share = policy.max_rejected_share
     if share is not None and share < 1 and out == 0 and rejected > 0:
         return f"all {rejected:,} rows were rejected, errors.maxRejected allows {share:.4%}"
+    return ""
+
+
+def nan_of_all(stages: Iterable[StageLoad]) -> str:
+    """Names the stage that has given NaN for every row so far, which is the model's fault and no row's; "" for none."""
+    for stage in stages:
+        if 0 < stage.rows_nan == stage.rows_judged:
+            return f"stage {stage.stage!r}: NaN for all {stage.rows_nan:,} rows"
     return ""
 
 
@@ -196,14 +228,14 @@ def conditions(
     reason: str,
     message: str,
     *,
-    is_degraded: bool,
+    given_up: str,
     is_committed: bool,
     is_stalled: bool,
     waits_for: tuple[str, str] = ("", ""),
 ) -> tuple[Condition, ...]:
     """All conditions of a job, true or not, so that nobody has to guess what a missing one means.
 
-    `waits_for`: reason and message of the store that the job waits for.
+    `given_up`: as `given_up_text` says it, or ""; `waits_for`: reason and message of the store that the job waits for.
     """
     succeeded, failed = state is JobState.SUCCEEDED, state is JobState.FAILED
     running = state is JobState.RUNNING
@@ -213,9 +245,17 @@ def conditions(
         Condition("Suspended", state is JobState.SUSPENDED),
         Condition("Progressing", running and not is_stalled and not waits_for[0]),
         _stalled(running and is_stalled, waits_for if running else ("", "")),
-        Condition("Degraded", is_degraded, "Quarantined" if is_degraded else ""),
+        Condition("Degraded", bool(given_up), "Quarantined" if given_up else "", given_up),
         Condition("OutputCommitted", is_committed),
     )
+
+
+def given_up_text(shards: int, first: ShardView) -> str:
+    """How many shards were given up, and in one line why the first of them was."""
+    error = " ".join(first.error.split())
+    shown = error if len(error) <= ERROR_CHARS_MAX else f"{error[:ERROR_CHARS_MAX]} …"
+    which = "1 shard was" if shards == 1 else f"{shards:,} shards were"
+    return f"{which} given up, the first is {first.shard}: {shown or 'no reason was given'}"
 
 
 def _stalled(is_stalled: bool, waits_for: tuple[str, str]) -> Condition:

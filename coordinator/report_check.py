@@ -53,6 +53,7 @@ def _numbers(report: Report) -> Iterator[float]:
     for load in report.stages:
         yield from (load.busy_s, load.wait_input_s, load.predictor_s)
         yield from (load.predictors, load.rows_in, load.rows_out, load.batches, load.queue_batches, load.restarts)
+        yield from (load.rows_judged, load.rows_nan)
     for measures in report.measures:
         yield from (measures.wait_output_s, measures.last_done_ago_s, measures.load_s)
         yield from (measures.rows_in_progress, measures.hangs, *measures.rows_tried_again.values())

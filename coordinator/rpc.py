@@ -26,6 +26,7 @@ from grpclib.server import Server
 
 from coordinator import wire
 from coordinator.call_check import MessageCodec, checked
+from coordinator.connection import Protocol
 from coordinator.driver import NoSuchJob, WrongState
 from coordinator.job_desk import JobDesk
 from coordinator.submission import Submission
@@ -166,7 +167,11 @@ class GracefulServer(Server):
     def __init__(self, services: list[Any]) -> None:
         super().__init__(services, codec=MessageCodec())
         self._calls: set[asyncio.Task[Any]] = set()
-        self._has_stranger = False
+        self._strangers: set[str] = set()
+
+    def _protocol_factory(self) -> Protocol:
+        made = super()._protocol_factory()
+        return Protocol(self.note_once, made.handler, made.config, made.h2_config)
 
     def note_call(self) -> None:
         """The current task serves a call that is to be answered; a watch, which ends with its job, is none."""
@@ -176,10 +181,14 @@ class GracefulServer(Server):
         task.add_done_callback(self._calls.discard)
 
     def note_stranger(self) -> None:
-        """Somebody called without the token; logged the first time."""
-        if not self._has_stranger:
-            self._has_stranger = True
-            log.warning("a call without this coordinator's token was refused")
+        """Somebody called without the token."""
+        self.note_once("a call without this coordinator's token was refused")
+
+    def note_once(self, what: str) -> None:
+        """Logs what strangers do, each thing the first time: who keeps doing it must not fill the log."""
+        if what not in self._strangers:
+            self._strangers.add(what)
+            log.warning(what)
 
     async def settle(self) -> None:
         """Waits until no call is in progress, for ANSWER_GRACE_S at most: who cancels a job hears so."""

@@ -39,7 +39,7 @@ from headrace.dataset import corrupt_fault, corrupt_rows
 from headrace.errors import SinkError
 from headrace.program import StorageOptions
 from headrace.publish import HIDDEN, REJECTED, parse_part_name, stream_digest
-from headrace.stores import is_object_store, open_store
+from headrace.stores import check_plain, is_object_store, open_store
 from headrace.stores.port import OutputStore
 
 FINDINGS_MAX = 1000
@@ -106,6 +106,7 @@ def verify(output: Path | str, storage: StorageOptions | None = None) -> Report:
         BadJob: the store can't be used as it is described.
         SinkError: it can't be listed.
     """
+    check_plain("the output", str(output))
     output = str(output if is_object_store(str(output)) else Path(output))
     store = open_store(output, storage=storage)
     report = Report(output)

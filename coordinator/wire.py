@@ -120,6 +120,8 @@ def job(status: JobStatus) -> v1.Job:
         rows_out=status.rows_out,
         rows_rejected=status.rows_rejected,
         rows_corrupt=status.rows_corrupt,
+        parts_lost=status.parts_lost,
+        rows_lost=status.rows_lost,
         rows_per_second=status.rows_per_second,
         eta_low_s=status.eta_low_s,
         eta_high_s=status.eta_high_s,
@@ -217,6 +219,8 @@ def _load(message: v1.StageStats) -> StageLoad:
         restarts=message.restarts,
         predictor_s=message.predictor_s,
         batch_rows=message.batch_rows,
+        rows_judged=message.rows_judged,
+        rows_nan=message.rows_nan,
     )
 
 
@@ -251,6 +255,8 @@ def _stage_stats(load: StageLoad) -> v1.StageStats:
         restarts=load.restarts,
         predictor_s=load.predictor_s,
         batch_rows=load.batch_rows,
+        rows_judged=load.rows_judged,
+        rows_nan=load.rows_nan,
     )
 
 

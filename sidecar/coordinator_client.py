@@ -127,6 +127,8 @@ class StageSummary:
     predictors: int
     rows_in: int
     rows_out: int
+    rows_judged: int
+    rows_nan: int
     batches: int
     busy_s: float
     wait_input_s: float
@@ -370,6 +372,8 @@ def _stage_message(summary: StageSummary) -> v1.StageStats:
         predictors=summary.predictors,
         rows_in=summary.rows_in,
         rows_out=summary.rows_out,
+        rows_judged=summary.rows_judged,
+        rows_nan=summary.rows_nan,
         batches=summary.batches,
         busy_s=summary.busy_s,
         wait_input_s=summary.wait_input_s,

@@ -207,8 +207,12 @@ class Driver:
         committing = [run for run in runs if run.state is RunState.COMMITTING]
         reading = sum(not run.is_read for run in live)
         self._reject_example = self._reject_example or next((run.first_reject for run in runs if run.first_reject), "")
+        held = [held_lease(run) for run in (*live, *committing)]
+        for run in runs:  # after `held`: whoever hears that a row was rejected for NaN hears what was judged
+            for stage, rows, rows_nan in run.take_judged():
+                self._flow.records[stage].judged(rows, rows_nan)
         return Report(
-            held=[held_lease(run) for run in (*live, *committing)],
+            held=held,
             want=0 if self._is_draining or self._fatal_error[0] else max(0, LEASES_AHEAD - reading),
             commits=[commit_wish(run) for run in committing],
             published=[held_lease(run) for run in runs if run.state is RunState.PUBLISHED],

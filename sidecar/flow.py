@@ -328,7 +328,8 @@ class Flow:
                 Reason.SCHEMA_MISMATCH, f"stage {stage!r} gives {given}, but the job reads its {min(missing)!r}"
             )
             return
-        changed = self._shapes[stage].changed(columns, lambda output: self.free_axes(stage, output))
+        is_whole = self._pipeline.is_whole(piece)  # else it may hold odd rows only, which are rejected in the end
+        changed = is_whole and self._shapes[stage].changed(columns, lambda output: self.free_axes(stage, output))
         if changed:
             self._on_fatal(Reason.SCHEMA_MISMATCH, changed)
             return

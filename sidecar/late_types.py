@@ -27,10 +27,10 @@ class LateTypes:
 
     def take(self, rows: pa.RecordBatch) -> list[pa.RecordBatch]:
         """Adds rows; gives those that can be written now."""
-        if not self._held and not any(map(_is_open, rows.schema.types)):
+        if not self._held and not any(map(is_open, rows.schema.types)):
             return [rows]
         for field in rows.schema:
-            if not _is_open(field.type):
+            if not is_open(field.type):
                 self._types.setdefault(field.name, field.type)
         self._held.append(rows)
         self._held_bytes += rows.nbytes
@@ -52,7 +52,7 @@ class LateTypes:
     def _typed(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         columns = []
         for name, column in zip(rows.schema.names, rows.columns, strict=True):
-            kind = self._type(name) if _is_open(column.type) else None
+            kind = self._type(name) if is_open(column.type) else None
             columns.append(column if kind is None else _cast(column, kind))
         return pa.RecordBatch.from_arrays(columns, rows.schema.names)
 
@@ -65,7 +65,7 @@ def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
         return column
 
 
-def _is_open(kind: pa.DataType) -> bool:
+def is_open(kind: pa.DataType) -> bool:
     """Nulls, or lists of nothing."""
     while pa.types.is_list(kind):
         kind = kind.value_type

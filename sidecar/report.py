@@ -36,8 +36,8 @@ def held_lease(run: ShardRun) -> HeldLease:
         run.lease.begin,
         run.agreed_end,
         run.position,
-        rows_done=run.rows_done + run.rows_corrupt,
-        rows_rejected=run.rows_rejected + run.rows_corrupt,
+        rows_done=run.rows_done,
+        rows_rejected=run.rows_rejected,
     )
 
 
@@ -65,6 +65,8 @@ def stage_summaries(flow: Flow, batch_rows: int, now: float) -> list[StageSummar
             predictors=len(record.predictors),
             rows_in=record.rows_in,
             rows_out=record.rows_out,
+            rows_judged=record.rows_judged,
+            rows_nan=record.rows_nan,
             batches=record.batches,
             busy_s=record.busy_s,
             wait_input_s=record.wait_input_s(now),

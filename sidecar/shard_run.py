@@ -9,6 +9,7 @@ Not here: reading and admission (`sidecar.feed`), the lease itself (`sidecar.dri
 import asyncio
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.dataset import CorruptUnits, corrupt_rows
+from headrace.dataset import CorruptUnits
 from headrace.program import Program
 from headrace.publish import part_name
 from headrace.stores.port import WorkerStore
@@ -28,8 +29,9 @@ from sidecar.converter import nan_rows
 from sidecar.coordinator_client import Lease
 from sidecar.core.batches import Batch, Blame, Piece, ShardKey
 from sidecar.core.order import OutputOrder, Place
-from sidecar.late_types import LateTypes
+from sidecar.late_types import LateTypes, is_open
 from sidecar.picking import rows_at
+from sidecar.piece_types import Output, PieceColumns, settle_types
 from sidecar.reader import BadRow, Block, Cursor
 from sidecar.writer import AgreedSchema, RejectsWriter, ShardWriter, Staged, column_to_arrow
 
@@ -127,17 +129,13 @@ class ShardRun:
         self._rejects: RejectsWriter | None = None
         self._files_lock = threading.Lock()  # a reader thread and a writer thread may both reject, a third discards
         self._is_discarded = False
+        self._judged: deque[tuple[str, int, int]] = deque()  # filled by a writer thread, emptied by the loop
         self._stage_columns = [column for column in program.sink.columns if column.ref.producer != SOURCE]
 
     @property
     def key(self) -> ShardKey:
         """Names the lease for ever."""
         return self.lease.key
-
-    @property
-    def rows_corrupt(self) -> int:
-        """Rows in what could not be read, as the budget of rejects counts them."""
-        return corrupt_rows(self._unit, self.corrupt)
 
     @property
     def is_settled(self) -> bool:
@@ -269,15 +267,22 @@ class ShardRun:
         source = self._sources.pop(batch.number)
         if self._program.errors.nan == "reject":
             self._blame_nan(batch)
-        parts = [self._piece_rows(piece, source, batch.blamed) for piece in batch.finished]
+        pieces = [PieceColumns(piece.begin, piece.rows, self._columns_of(piece)) for piece in batch.finished]
+        is_whole = all(piece.is_whole for piece in batch.finished)
+        if not is_whole:
+            batch.blamed.update(settle_types(pieces, batch.blamed, self._likely_types()))
+        parts = [self._piece_rows(piece, source, batch.blamed) for piece in pieces]
+        for rows in parts if is_whole else ():
+            if rows.num_rows:
+                self._schema.see({field.name: field.type for field in rows.schema if not is_open(field.type)})
         if batch.blamed:
             guilty = sorted(batch.blamed)
             blames = [batch.blamed[row] for row in guilty]
             self._reject(*source.places(guilty), blames, rows_at(source.rows, np.array(guilty)))
         return parts
 
-    def _piece_rows(self, piece: Piece, source: SourceRows, blamed: dict[int, Blame]) -> pa.RecordBatch:
-        columns = {
+    def _columns_of(self, piece: Piece) -> dict[Output, pa.Array]:
+        return {
             (column.ref.producer, column.ref.column): column_to_arrow(
                 piece.columns[column.ref.producer][column.ref.column],
                 self._arena,
@@ -285,19 +290,33 @@ class ShardRun:
             )
             for column in self._stage_columns
         }
+
+    def _likely_types(self) -> dict[Output, pa.DataType]:
+        types = {(c.ref.producer, c.ref.column): self._schema.likely(c.name) for c in self._stage_columns}
+        return {output: kind for output, kind in types.items() if kind is not None and not is_open(kind)}
+
+    def _piece_rows(self, piece: PieceColumns, source: SourceRows, blamed: dict[int, Blame]) -> pa.RecordBatch:
         keep = None
-        guilty = [row - piece.begin for row in blamed if piece.begin <= row < piece.end]
+        guilty = [row - piece.begin for row in blamed if piece.begin <= row < piece.begin + piece.rows]
         if guilty:
             keep = np.ones(piece.rows, dtype=bool)
             keep[guilty] = False
-        return assemble(self._program.sink, source.rows.slice(piece.begin, piece.rows), columns, keep)
+        return assemble(self._program.sink, source.rows.slice(piece.begin, piece.rows), piece.columns, keep)
 
     def _blame_nan(self, batch: Batch) -> None:
         for piece in batch.finished:
+            found: dict[str, set[int]] = {}
             for column in self._stage_columns:
-                for row in nan_rows(piece.columns[column.ref.producer][column.ref.column], self._arena).tolist():
+                rows = nan_rows(piece.columns[column.ref.producer][column.ref.column], self._arena).tolist()
+                found.setdefault(column.ref.producer, set()).update(rows)
+                for row in rows:
                     blame = Blame(column.ref.producer, "NaN", f"output {column.ref.column!r} holds NaN")
                     batch.blamed.setdefault(piece.begin + row, blame)
+            self._judged.extend((stage, piece.rows, len(of_stage)) for stage, of_stage in found.items())
+
+    def take_judged(self) -> list[tuple[str, int, int]]:
+        """Of each piece that was looked through for NaN since this was last called: stage, rows, those with NaN."""
+        return [self._judged.popleft() for _ in range(len(self._judged))]
 
     def close_files(self) -> tuple[Staged, ...]:
         """Finishes and syncs the files of this lease.

@@ -26,6 +26,8 @@ class StageRecord:
     batches: int = 0
     busy_s: float = 0.0
     restarts: int = 0
+    rows_judged: int = 0  # whose results were looked through for NaN
+    rows_nan: int = 0  # of them
     hangs: int = 0  # of the restarts, those that the deadline of a batch made
     ready_s: float = 0.0  # of predictors that have ended
     load_s: float = 0.0  # longest time from the start of a predictor to its being ready
@@ -96,6 +98,11 @@ class StageRecord:
         """The stage raised an exception on `rows` rows."""
         self.rows_in += rows
         self.batches += 1
+
+    def judged(self, rows: int, rows_nan: int) -> None:
+        """The results of `rows` rows were looked through for NaN, and `rows_nan` of them hold it."""
+        self.rows_judged += rows
+        self.rows_nan += rows_nan
 
     def blocked(self, predictor: int, now: float) -> None:
         """A result waits for space."""

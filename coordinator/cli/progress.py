@@ -100,5 +100,5 @@ def line(job: v1.Job) -> str:
     if job.rows_rejected:
         parts.append(f"{job.rows_rejected:,} rejected")
     if job.rows_corrupt:
-        parts.append(f"{corrupt_text(job.unit, job.rows_corrupt)} can't be read")
+        parts.append(f"{corrupt_text(job.unit, job.rows_corrupt, job.parts_lost, job.rows_lost)} can't be read")
     return ", ".join(parts)

@@ -20,7 +20,7 @@ from headrace.errors import HeadraceError
 from headrace.program import StorageOptions
 from headrace.publish import HIDDEN, REJECTED
 from headrace.rejects import ADDRESS, CLASS, FILE, MESSAGE, NAMES, STAGE
-from headrace.stores import is_object_store, open_store
+from headrace.stores import check_plain, is_object_store, open_store
 
 if TYPE_CHECKING:
     from coordinator.cli.control import Where
@@ -62,6 +62,7 @@ def find(target: str, where: "Where", storage: StorageOptions) -> Found:
     Raises:
         HeadraceError: there is neither.
     """
+    check_plain("the output", target)
     if is_object_store(target) or (Path(target) / HIDDEN).is_dir():
         uri = target if is_object_store(target) else str(Path(target).absolute())
         return _of_output(uri, storage)

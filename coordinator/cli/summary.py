@@ -78,7 +78,7 @@ def summary_text(job: v1.Job, seconds: float, rows_before: int) -> str:
     )
     if job.rows_corrupt:
         lines.append(
-            f"  corrupt {corrupt_text(job.unit, job.rows_corrupt)} can't be read; "
+            f"  corrupt {corrupt_text(job.unit, job.rows_corrupt, job.parts_lost, job.rows_lost)} can't be read; "
             f"`headrace rejects {job.output}` says why"
         )
     if rows > rows_before:
@@ -89,8 +89,10 @@ def summary_text(job: v1.Job, seconds: float, rows_before: int) -> str:
     shares = busy_shares(job)
     for stage in job.stages:
         lines.append(
-            f"  stage   {stage.stage}: busy {shares[stage.stage]:.0%}, {stage.rows_in:,} rows in "
-            f"{stage.batches:,} batches" + (f", {stage.restarts} predictors replaced" if stage.restarts else "")
+            f"  stage   {stage.stage}: busy {shares[stage.stage]:.0%}, {stage.rows_out:,} rows in "
+            f"{stage.batches:,} batches"
+            + (f", {stage.rows_in - stage.rows_out:,} rows in failed tries" if stage.rows_in > stage.rows_out else "")
+            + (f", {stage.restarts} predictors replaced" if stage.restarts else "")
         )
     lines += [f"  {name}: busy {shares[name]:.0%}" for name in (READERS, WRITER) if name in shares]
     if bound := bound_by(job):

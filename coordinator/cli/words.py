@@ -23,10 +23,18 @@ def continues_text(committed: int, shards: int) -> str:
     return f"continues: {committed:,} of {shards:,} shards are committed"
 
 
-def corrupt_text(unit: str, count: int) -> str:
-    """``3 ranges``, ``100 rows``: what could not be read, in what the budget of rejects counts."""
+def corrupt_text(unit: str, count: int, parts: int = 0, lost: int = 0) -> str:
+    """``3 ranges``, ``100 rows``: what could not be read, as it is accounted for.
+
+    With `parts` of `count` that can't be counted: ``100 rows and about 20,000 rows of 5 files``.
+    """
     word = "range" if unit == "byte" else "row"
-    return f"{count:,} {word}{'s' * (count != 1)}"
+    known = count - parts
+    told = [f"{known:,} {word}{'s' * (known != 1)}"] if known or not parts else []
+    if parts:
+        of = "range" if unit == "byte" else "file"
+        told.append(f"about {lost:,} row{'s' * (lost != 1)} of {parts:,} {of}{'s' * (parts != 1)}")
+    return " and ".join(told)
 
 
 def eta(low_s: float, high_s: float) -> str:

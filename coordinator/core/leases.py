@@ -8,7 +8,7 @@ Not here: which lease to split or double at the tail (`tail`), how much a worker
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 import numpy as np
@@ -31,6 +31,7 @@ from coordinator.core.facts import (
     SplitMade,
 )
 from coordinator.core.lease_values import AlreadyWon, Held, Lease, OtherSchema, Refused, Renewed, Stale
+from coordinator.core.lost import NOTHING_LOST, Lost
 from coordinator.core.table import ShardTable, TableFact
 from headrace.dataset import CorruptUnits
 from headrace.words import Epoch, Incarnation, ShardId, ShardState, WorkerName
@@ -56,6 +57,7 @@ class LeaseTable(ShardTable):
         tries_max: int = TRIES_MAX,
         units_min: int = 1,
         held: bool = False,
+        lost_of: Callable[[Sequence[CorruptUnits]], Lost] = lambda ranges: NOTHING_LOST,
     ) -> None:
         """As `ShardTable`, with defaults for tests and small jobs."""
         super().__init__(
@@ -67,6 +69,7 @@ class LeaseTable(ShardTable):
             tries_max=tries_max,
             units_min=units_min,
             held=held,
+            lost_of=lost_of,
         )
         self._deadline_min = math.inf  # no lease's deadline is earlier
 

@@ -7,7 +7,8 @@ Not here: where facts are kept (`coordinator.journal`), what a job's state means
 
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, Final, assert_never
 
 import numpy as np
@@ -26,8 +27,10 @@ from coordinator.core.facts import (
     WorkerSeated,
 )
 from coordinator.core.leases import LeaseTable
+from coordinator.core.lost import Losses, Lost
 from coordinator.core.roster import Roster
-from headrace.dataset import Dataset
+from headrace.dataset import CorruptUnits, Dataset
+from headrace.program import program_from_json
 
 _PART: Final = 262_144  # entries of one part: 2 MB of int64 before compression
 _FILES_PART: Final = 16_384
@@ -76,7 +79,24 @@ class JobLedger:
             attempts_max=planned.attempts_max,
             units_min=planned.units_min,
             held=planned.held,
+            lost_of=self._lost_of,
         )
+
+    @property
+    def rows_per_byte(self) -> float:
+        """Rows in a byte of the input, as the plan knows it or, of text, as the commits that count have found it."""
+        if self.planned.unit != "byte":
+            return self._losses.planned_rows_per_byte
+        readable = self.table.units_won - self.table.lost.nbytes
+        return self.table.rows.read / readable if readable > 0 else 0.0
+
+    @cached_property
+    def _losses(self) -> Losses:
+        may_end_early = program_from_json(self.planned.program).source.format == "arrow"
+        return Losses(self.dataset, may_end_early=may_end_early)
+
+    def _lost_of(self, ranges: Sequence[CorruptUnits]) -> Lost:
+        return self._losses.of(ranges)
 
     def apply(self, fact: Fact, number: int = 0) -> None:
         """Applies a fact of this job, but for those of its plan."""

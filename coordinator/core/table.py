@@ -14,7 +14,7 @@ import dataclasses
 import json
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, assert_never
 
 import numpy as np
@@ -38,7 +38,9 @@ from coordinator.core.facts import (
     TablePage,
 )
 from coordinator.core.lease_values import Counts, Lease, Publishing, ShardView
+from coordinator.core.lost import NOTHING_LOST, Lost
 from coordinator.core.pending import PendingShards
+from headrace.dataset import CorruptUnits
 from headrace.words import Epoch, Incarnation, ShardId, ShardState, WorkerName
 
 _UINT8_MAX = 255
@@ -75,6 +77,7 @@ class ShardTable:
         tries_max: int,
         units_min: int = 1,
         held: bool = False,
+        lost_of: Callable[[Sequence[CorruptUnits]], Lost],
     ) -> None:
         """Shard i covers ``[ends[i - 1], ends[i])``, from 0 on.
 
@@ -86,12 +89,14 @@ class ShardTable:
             tries_max: grants without progress, charged or not, before it is quarantined.
             units_min: no cut of a grant's front leaves a smaller part, unless the front is as small.
             held: publishing waits for the end of the job (modes append and replace).
+            lost_of: what of a commit's corrupt ranges can't be counted.
         """
         self.job = job
         self.is_held = held
         self.is_divisible = divisible
         self.units_min = max(1, units_min)
         self.rows = RowCounts()  # of all commits that count
+        self.lost = NOTHING_LOST  # of them, what of their corrupt ranges can't be counted
         self.schema = ""  # of all data files (`schema`); empty: none agreed
         self.shards_recomputed = 0  # shards that were granted more than once
         self._attempts_max = min(attempts_max, _UINT8_MAX)
@@ -107,6 +112,8 @@ class ShardTable:
         self._by_worker: dict[WorkerName, dict[int, Lease]] = {}
         self._publishing: dict[int, Publishing] = {}  # COMMITTING shards, unless held
         self._errors: dict[int, str] = {}
+        self._lost_of = lost_of
+        self._lost: dict[int, Lost] = {}  # by shard
         self._cut_off: dict[tuple[int, int], tuple[WorkerName, Incarnation]] = {}
         self._deadline_min = math.inf  # no lease's deadline is earlier
 
@@ -260,6 +267,7 @@ class ShardTable:
                 self._apply_all_published()
             case Revoked():
                 self.rows -= fact.counts
+                self.lost -= self._lost.pop(fact.shard, NOTHING_LOST)
                 columns.won[fact.shard] = 0
                 columns.numbers[fact.shard] = 0
                 self._publishing.pop(fact.shard, None)
@@ -357,6 +365,10 @@ class ShardTable:
         columns.owners[shard] = self._holder(fact.worker, fact.incarnation)
         self._set_state(shard, ShardState.COMMITTING)
         self.rows += fact.counts
+        lost = self._lost_of(fact.corrupt) if fact.corrupt else NOTHING_LOST
+        if lost.parts:
+            self._lost[shard] = lost
+            self.lost += lost
         if not self.is_held:
             self._publishing[shard] = Publishing(fact.epoch, fact.worker, fact.incarnation, math.inf, is_taken=False)
 
@@ -411,6 +423,7 @@ class ShardTable:
             "live": [(x.shard, x.epoch, x.worker, x.incarnation) for x in self.leases()],
             "publishing": [(shard, x.epoch, x.worker, x.incarnation) for shard, x in self._publishing.items()],
             "errors": list(self._errors.items()),
+            "lost": [(shard, lost.parts, lost.nbytes) for shard, lost in self._lost.items()],
             "cut_off": [(*lease, *holder) for lease, holder in self._cut_off.items()],
         }
         yield Checkpoint(self.job, zlib.compress(json.dumps(rest, separators=(",", ":")).encode(), 1))
@@ -429,6 +442,8 @@ class ShardTable:
             for shard, epoch, worker, incarnation in rest["publishing"]
         }
         self._errors = dict(rest["errors"])
+        self._lost = {shard: Lost(parts, nbytes) for shard, parts, nbytes in rest.get("lost", ())}
+        self.lost = sum(self._lost.values(), NOTHING_LOST)
         self._cut_off = {(shard, epoch): (w, i) for shard, epoch, w, i in rest["cut_off"]}
         self._pending.rebuild()
         self._columns.dirty[:] = False

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from coordinator.spec.document import Path, field_name, nearest
+from coordinator.spec.scalars import CREDENTIALS
 from headrace.errors import Fault
+from headrace.uris import without_credentials
 
 _PLAINER = (("input should be", "expected"), ("a valid integer", "a whole number"), ("valid ", ""))
 _FOUND_MAX = 60
@@ -52,6 +54,8 @@ def _words(item: Any, path: Path, model: type[BaseModel]) -> tuple[str, str]:
         return f"found {_shown(value)}", f"expected {context['expected']}" + (
             f"; did you mean '{close}'?" if close else ""
         )
+    if kind == CREDENTIALS:
+        return "a URL with a user name or password in it", str(item["msg"])
     if kind == "value_error":
         return f"found {_shown(value)}", str(context["error"])
     message = item["msg"][0].lower() + item["msg"][1:]
@@ -65,7 +69,7 @@ def _shown(value: Any) -> str:
         return "{" + ", ".join(map(str, value)) + "}" if value else "{}"
     if isinstance(value, list) and len(value) > 3:
         return f"a list of {len(value)}"
-    text = "nothing" if value is None else repr(value)
+    text = "nothing" if value is None else without_credentials(repr(value))
     return text if len(text) <= _FOUND_MAX else text[: _FOUND_MAX - 1] + "…"
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from headrace.uris import has_credentials
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -75,6 +78,25 @@ def parse_budget(value: object) -> RejectBudget:
         if found and float(found[1]) <= 100:
             return RejectBudget(None, float(found[1]) / 100)
     raise ValueError("expected rows, such as 100, or a share, such as 0.1%")
+
+
+CREDENTIALS = "credentials"
+"""Pydantic's word for the error of `plain_url`, whose value is not shown."""
+
+
+def plain_url(value: str) -> str:
+    """A URL or path as it is.
+
+    Raises:
+        PydanticCustomError: a user name or password stands in it.
+    """
+    if has_credentials(value):
+        raise PydanticCustomError(
+            CREDENTIALS,
+            "the URL without them: keys of an S3 store belong in the environment, a profile or a role; "
+            "http(s):// is read without any",
+        )
+    return value
 
 
 def _auto_count(value: object) -> int | None:

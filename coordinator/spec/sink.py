@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from coordinator.spec.pipeline import split_reference
+from coordinator.spec.scalars import plain_url
 from coordinator.spec.source import StorageSpec
 from coordinator.spec.strict import Strict, not_built
 from headrace.words import SOURCE
@@ -42,6 +43,11 @@ class SinkSpec(Strict):
     def codec(self) -> str:
         """The compression in force."""
         return self.compression or COMPRESSIONS[self.format][0]
+
+    @field_validator("uri")
+    @classmethod
+    def _no_credentials(cls, value: str) -> str:
+        return plain_url(value)
 
     @field_validator("columns")
     @classmethod

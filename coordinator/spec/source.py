@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from coordinator.spec.scalars import Strings
+from coordinator.spec.scalars import Strings, plain_url
 from coordinator.spec.strict import Strict
 from headrace.program import StorageOptions
 
@@ -47,6 +47,7 @@ class StorageSpec(Strict):
     @field_validator("endpoint")
     @classmethod
     def _a_url(cls, value: str) -> str:
+        plain_url(value)
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("expected a URL such as https://s3.example.org:9000")
         return value
@@ -73,6 +74,11 @@ class SourceSpec(Strict):
     )
     csv: CsvSpec = Field(default_factory=CsvSpec, description="Only for format csv.")
     storage: StorageSpec = Field(default_factory=StorageSpec, description="Where an object store is.")
+
+    @field_validator("uri", "exclude")
+    @classmethod
+    def _no_credentials(cls, value: list[str]) -> list[str]:
+        return list(map(plain_url, value))
 
     @field_validator("uri")
     @classmethod

@@ -17,6 +17,7 @@ from h2.exceptions import H2Error
 
 from headrace.errors import ConfigError
 from headrace.limits import SOCKET_PATH_BYTES_MAX
+from headrace.uris import without_credentials
 
 BROKEN = (
     OSError,
@@ -63,7 +64,8 @@ def parse_address(address: str) -> Path | tuple[str, int]:
         return Path(address[len(UNIX) :])
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not (port.isascii() and port.isdecimal() and 0 < int(port) <= PORT_MAX):
-        raise ConfigError(f"The coordinator's address {address!r} is neither unix:PATH nor HOST:PORT.")
+        shown = without_credentials(address)
+        raise ConfigError(f"The coordinator's address {shown!r} is neither unix:PATH nor HOST:PORT.")
     return host.strip("[]"), int(port)
 
 

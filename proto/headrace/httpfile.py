@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 
 from headrace.errors import InputChanged, SourceRefused, SourceUnavailable
 from headrace.retries import Patience, RetryBudget
-from headrace.uris import store_of
+from headrace.uris import has_credentials, store_of
 from headrace.versions import identity_of
 
 REDIRECTS_MAX = 5
@@ -225,6 +225,8 @@ class HttpFiles:
             match status:
                 case 301 | 302 | 303 | 307 | 308 if "location" in found:
                     target = urljoin(target, found["location"])
+                    if has_credentials(target):
+                        raise SourceRefused(f"{path}: is redirected to a URL with credentials in it")
                 case 404 | 410 if refusal.code not in _GONE_CODES:
                     return _Answer.of(status, found, b"")
                 case 408 | 429 | 500 | 502 | 503 | 504:

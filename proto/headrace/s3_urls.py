@@ -16,6 +16,7 @@ from headrace.errors import SourceRefused
 from headrace.httpfile import Found, HttpFiles, Pacing, Refusal, quoted
 from headrace.program import StorageOptions
 from headrace.retries import RetryBudget
+from headrace.uris import without_credentials
 
 URL_LIFE_S = 900
 """A URL is used at once; its life covers clocks that differ."""
@@ -70,7 +71,7 @@ class S3Urls:
             raise OSError(f"no credentials: {error}") from error  # what gives them may answer later
         except (BotoCoreError, ValueError) as error:
             hint = "; storage: {anonymous: true} reads a public bucket" if "credentials" in str(error) else ""
-            raise SourceRefused(f"s3://{bucket}: {error}{hint}") from error
+            raise SourceRefused(f"s3://{bucket}: {without_credentials(str(error))}{hint}") from error
         return url
 
     def _client(self, region: str) -> Any:

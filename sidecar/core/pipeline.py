@@ -266,6 +266,10 @@ class Pipeline:
         piece = self._flights[self._stages[stage].predictors[predictor].pieces[0]].piece
         return piece.rows > 1 if piece.failed.get(stage) else not piece.is_whole
 
+    def is_whole(self, piece: int) -> bool:
+        """Whether a piece that a predictor holds is a batch as it was admitted."""
+        return self._flights[piece].piece.is_whole
+
     def is_tried_again(self, piece: int, rows: int) -> bool:
         """Whether a piece of `rows` rows that came back without a result is tried again, as it is or in parts."""
         flight = self._flights.get(piece)

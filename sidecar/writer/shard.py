@@ -5,6 +5,7 @@ The first rows fix the columns and their types; the file is made then.
 
 import io
 import threading
+from collections.abc import Mapping
 
 import pyarrow as pa
 
@@ -32,6 +33,7 @@ class AgreedSchema:
         """`format_name` is that of the files."""
         self._format = format_name
         self._first: pa.Schema | None = None
+        self._seen: dict[str, pa.DataType] = {}  # until the first file
         self._text = ""
         self._lock = threading.Lock()
 
@@ -51,6 +53,16 @@ class AgreedSchema:
         with self._lock:
             at = -1 if self._first is None else self._first.get_field_index(column)
             return None if self._first is None or at < 0 else self._first.field(at).type
+
+    def see(self, types: Mapping[str, pa.DataType]) -> None:
+        """A batch came through whole with columns of these types: what later batches are likely to have."""
+        with self._lock:
+            if self._first is None:
+                self._seen = {**types, **self._seen}
+
+    def likely(self, column: str) -> pa.DataType | None:
+        """As `known`, before the first file the type of a batch that came through whole."""
+        return self.known(column) or self._seen.get(column)
 
     @property
     def text(self) -> str:
@@ -140,7 +152,9 @@ def _check_same(first: pa.Schema, now: pa.Schema) -> None:
         raise SchemaChanged(f"Output columns are {', '.join(now.names)}; they were {', '.join(first.names)}.")
     for name, was, comes in zip(first.names, first.types, now.types, strict=True):
         if was != comes:
+            is_shape = pa.types.is_fixed_size_list(was) and pa.types.is_fixed_size_list(comes)
+            remedy = "Return a list of arrays, one for each row," if is_shape else "Cast it"
             raise SchemaChanged(
                 f"Output column {name!r} comes as {comes}; it was {was} in the rows before. "
-                "Cast it in its stage, whatever the data, then start anew with --again."
+                f"{remedy} in its stage, whatever the data, then start anew with --again."
             )

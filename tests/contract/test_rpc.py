@@ -16,6 +16,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ResponseReceived, TrailersReceived
 
+from coordinator.cli.summary import summary_text
 from coordinator.rpc import serve_loopback
 from coordinator.verify import verify
 from coordinator.worker_desk import WorkerDesk
@@ -229,7 +230,10 @@ def test_a_degraded_job_lists_what_it_gave_up_and_is_no_success(tmp_path: Path) 
             await worker.work(lambda answer: answer.directive == "stop")
             for job in (await c.jobs.get(v1.JobRequest("numbers")), await submit(c, tmp_path)):
                 assert (job.phase, condition(job, "Failed").reason) == ("Failed", "BackoffLimitExceeded")
-                assert condition(job, "Degraded").status
+                degraded = condition(job, "Degraded")
+                assert (degraded.status, degraded.reason) == (True, "Quarantined")
+                assert degraded.message == "1 shard was given up, the first is 0: boom"
+                assert "  Quarantined: 1 shard was given up, the first is 0: boom" in summary_text(job, 1.0, 0)
                 assert condition(job, "OutputCommitted").status
             assert {f.kind for f in verify(tmp_path / "out").findings} == {"Quarantined", "NoSuccess"}
 

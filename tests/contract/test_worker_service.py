@@ -415,7 +415,7 @@ def test_a_corrupt_range_is_accounted_for_or_its_commit_is_refused(tmp_path: Pat
     async def test() -> None:
         async with coordinator(tmp_path / "state") as c:
             source = {"format": "csv", "uri": str(tmp_path / "in.csv"), "onCorrupt": "reject"}
-            await submit(c, tmp_path, errors={"maxRejected": 1}, source=source)
+            await submit(c, tmp_path, errors={"maxRejected": 10}, source=source)
             worker = FakeWorker(c.workers)
             grant = await one_lease(c, worker)
             for begin, end in ((0, grant.end + 1), (5, 5), (9, 3)):
@@ -428,10 +428,13 @@ def test_a_corrupt_range_is_accounted_for_or_its_commit_is_refused(tmp_path: Pat
             commit.corrupt = [v1.CorruptRange(10, 20, "torn")]
             assert [v.outcome for v in (await worker.exchange(commits=[commit])).commits] == ["ACCEPTED"]
             job = await c.jobs.get(v1.JobRequest("numbers"))
-            assert (job.phase, job.rows_corrupt) == ("Running", 1)
+            assert (job.phase, job.rows_corrupt, job.parts_lost, job.rows_lost) == ("Running", 1, 1, 10)
             page = await c.jobs.list_rejects(v1.RejectsRequest("numbers"))
             told = [(part.path, part.begin, part.end, part.reason) for part in page.corrupt]
             assert (page.unit, told) == ("byte", [(str(tmp_path / "in.csv"), 10, 20, "torn")])
+        async with coordinator(tmp_path / "state") as c:
+            job = await c.jobs.get(v1.JobRequest("numbers"))
+            assert (job.rows_corrupt, job.parts_lost, job.rows_lost) == (1, 1, 10)
 
     run(test)
 

@@ -11,7 +11,9 @@ import pytest
 from coordinator.cli.children import Child
 from coordinator.cli.control import job_lines, unknown_job
 from coordinator.cli.progress import bar_format, fraction, line
+from coordinator.cli.summary import summary_text
 from coordinator.cli.verdict import report_lines
+from coordinator.cli.words import corrupt_text
 from coordinator.verify import Report
 from headrace import v1
 from headrace.channel import parse_address
@@ -98,3 +100,21 @@ def test_an_interrupt_while_modules_are_imported_ends_without_a_traceback(before
         f"assert signal.getsignal(signal.SIGINT) is signal.{after}"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+
+
+def test_a_summary_tells_rows_computed_from_those_of_failed_tries() -> None:
+    done = v1.StageStats(stage="m", rows_in=11_999, rows_out=2_996, batches=73)
+    text = summary_text(v1.Job(name="j", rows_out=2_996, rows_rejected=4, stages=[done]), 1.0, 0)
+    assert "  stage   m: busy 0%, 2,996 rows in 73 batches, 9,003 rows in failed tries" in text
+    done = v1.StageStats(stage="m", rows_in=3_000, rows_out=3_000, batches=3)
+    text = summary_text(v1.Job(name="j", rows_out=3_000, stages=[done]), 1.0, 0)
+    assert "  stage   m: busy 0%, 3,000 rows in 3 batches\n" in text
+
+
+def test_a_summary_tells_lost_files_and_about_how_many_rows_they_held() -> None:
+    job = v1.Job(name="j", unit="row", output="out", rows_corrupt=505, parts_lost=5, rows_lost=20_003)
+    told = "  corrupt 500 rows and about 20,003 rows of 5 files can't be read; `headrace rejects out` says why"
+    assert told in summary_text(job, 1.0, 0)
+    assert corrupt_text("row", 5, 5, 20_003) == "about 20,003 rows of 5 files"
+    assert corrupt_text("byte", 1, 1, 1) == "about 1 row of 1 range"
+    assert corrupt_text("byte", 3) == "3 ranges"

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,35 @@ def test_files_that_are_no_parquet_are_listed_among_good_ones(site: Site) -> Non
     site.write("in/e.parquet", whole[: len(whole) // 2])
     source = {"format": "parquet", "uri": "in", "onCorrupt": "reject"}
 
-    done = site.run_complete(site.job(source=source, errors={"maxRejected": 3}))
+    done = site.run_complete(site.job(source=source, errors={"maxRejected": 200}))
 
     assert (done["rows_out"], done["rows_corrupt"], done["files"]) == (200, 3, 5)
+    assert done["parts_lost"] == 3
+    assert 40 <= done["rows_lost"] <= 200  # 800 bytes and the half of a file like the others
     assert xs(site) == list(range(200))
     assert corrupt(site) == [(f"{name}.parquet", 0, 1, "row") for name in "ace"]
     assert site.verify()["input_files"] == 5
+
+
+def test_files_that_are_lost_spend_the_budget_by_their_bytes(site: Site) -> None:
+    for i in range(8):
+        path = site.parquet(f"in/{i}.parquet", {"x": range(i * ROWS, i * ROWS + ROWS)}, row_group_size=GROUP)
+        if i >= 3:
+            whole = path.read_bytes()
+            path.write_bytes(whole[:-4] + b"torn")
+    source = {"format": "parquet", "uri": "in", "onCorrupt": "reject"}
+    reason, message = failure(site.run(site.job(source=source)))
+    assert reason == "ErrorBudgetExceeded"
+    assert "errors.maxRejected allows 0.1000%; about " in message
+    assert re.search(r"about [\d,]+ of them were in \d files? that can't be read", message)
+
+    job = site.job(source=source, errors={"maxRejected": "64%"})
+    ran = site.headrace("run", str(job), "--state", str(site.state))
+    assert ran.code == 0, ran.text
+    found = re.search(r"corrupt about ([\d,]+) rows of 5 files can't be read", ran.text)
+    assert found, ran.text
+    assert 9_500 <= int(found[1].replace(",", "")) <= 10_500
+    assert site.verify()["corrupt_total"] == 5
 
 
 def test_where_no_file_can_be_read_there_is_no_job(site: Site) -> None:
@@ -122,9 +146,14 @@ def test_a_compressed_csv_that_is_cut_gives_no_rows_and_is_one_range(site: Site)
     cut = site.write("in/b.csv.gz", body[: len(body) // 2])
     source = {"format": "csv", "uri": "in/*.csv.gz", "onCorrupt": "reject"}
 
-    done = site.run_complete(site.job(source=source, errors={"maxRejected": 1}))
+    reason, message = failure(site.run(site.job(source=source, errors={"maxRejected": 10_000})))
+    assert reason == "ErrorBudgetExceeded"
+    assert "of them were in 1 range that can't be read" in message
 
-    assert (done["rows_out"], done["rows_corrupt"]) == (30_000, 1)
+    done = site.run_complete(site.job(source=source, errors={"maxRejected": "50%"}))
+
+    assert (done["rows_out"], done["rows_corrupt"], done["parts_lost"]) == (30_000, 1, 1)
+    assert 12_000 <= done["rows_lost"] <= 18_000
     assert xs(site) == list(range(30_000))
     assert corrupt(site) == [("b.csv.gz", 0, cut.stat().st_size, "byte")]
     assert site.verify()["corrupt_total"] == 1
@@ -193,7 +222,7 @@ def test_text_whose_first_files_are_damaged_is_planned_by_the_others(site: Site,
     )
     site.write(f"in/5.{form}.gz", gzip.compress(text.encode()))
     source = {"format": form, "uri": f"in/*.{form}.gz", "onCorrupt": "reject"}
-    done = site.run_complete(site.job(source=source, errors={"maxRejected": 4}), "--limit", "50")
+    done = site.run_complete(site.job(source=source, errors={"maxRejected": 100}), "--limit", "50")
     assert (done["rows_out"], done["rows_corrupt"]) == (50, 4)
     assert xs(site) == list(range(50))
     assert [path for path, *_ in corrupt(site)] == [f"{i}.{form}.gz" for i in range(4)]

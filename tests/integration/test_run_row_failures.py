@@ -168,3 +168,39 @@ def test_columns_of_types_that_arrow_cannot_filter_are_rejected_and_filtered_all
     assert (reject["x"], reject["v"]) == (None, "b")
     [file] = site.data_files()
     assert pa.ipc.open_file(file).read_all().to_pydict() == {"x": [3, 4], "v": ["c", None]}
+
+
+NEVER = '''
+import numpy as np
+
+
+class Never:
+    """NaN for every row past the first `good`."""
+
+    def __init__(self, good=0):
+        self.good = good
+
+    def __call__(self, batch):
+        return {"y": np.where(batch["x"] < self.good, 0.5, np.nan)}
+'''
+
+
+@pytest.mark.parametrize(
+    ("good", "workers", "reason"), [(0, 1, "ModelFailed"), (0, 2, "ModelFailed"), (1500, 1, "ErrorBudgetExceeded")]
+)
+def test_a_stage_that_gives_nan_for_every_row_has_failed(site: Site, good: int, workers: int, reason: str) -> None:
+    site.write("never.py", NEVER)
+    site.parquet("in.parquet", {"x": range(5000)}, row_group_size=500)
+    stage = {"name": "never", "python": "never:Never", "config": {"good": good}, "inputs": {"x": "source.x"}}
+    job = site.job(
+        source={"format": "parquet", "uri": "in.parquet"},
+        pipeline=[stage],
+        sink={"columns": {"x": "source.x", "y": "never.y"}},
+        errors={"maxRejected": "1%", "nan": "reject"},
+    )
+    ran = site.run(job, "--workers", str(workers))
+    assert ran.code == 1, ran.text
+    [failed] = [found for found in ran.document["conditions"] if found["type"] == "Failed"]
+    assert failed["reason"] == reason, failed["message"]
+    assert ("stage 'never': NaN for all " in failed["message"]) == (reason == "ModelFailed")
+    assert "errors.maxRejected allows 1.0000%" in failed["message"]

@@ -36,6 +36,16 @@ def test_the_agreed_text_is_what_a_reader_of_the_file_finds(tmp_path: Path, form
     assert agreed.text == columns_text(read(staged).schema)
 
 
+def test_a_type_is_likely_from_the_first_whole_batch_on_and_known_from_the_first_file_on() -> None:
+    agreed = AgreedSchema("parquet")
+    assert (agreed.known("y"), agreed.likely("y")) == (None, None)
+    agreed.see({"y": pa.string()})
+    agreed.see({"y": pa.int64(), "z": pa.int8()})
+    assert (agreed.known("y"), agreed.likely("y"), agreed.likely("z")) == (None, pa.string(), pa.int8())
+    agreed.agree(pa.schema({"y": pa.int64()}))
+    assert (agreed.known("y"), agreed.likely("y")) == (pa.int64(), pa.int64())
+
+
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_another_type_than_before_is_an_error_that_names_the_column(tmp_path: Path, format_name: str) -> None:
     writer = ShardWriter(sink_of(format_name), Folder(tmp_path), STEM)

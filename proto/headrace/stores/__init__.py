@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from headrace.errors import BadJob, Fault
 from headrace.program import StorageOptions
 from headrace.stores.local import LocalStore
+from headrace.uris import has_credentials
 
 if TYPE_CHECKING:
     from headrace.stores.port import OutputStore
 
-__all__ = ["is_object_store", "open_store"]
+__all__ = ["check_plain", "is_object_store", "open_store"]
 
 
 def is_object_store(uri: str) -> bool:
@@ -33,6 +34,8 @@ def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, s
     Raises:
         BadJob: it needs what isn't installed, or can't be reached as it is described.
     """
+    check_plain("the output", uri)
+    check_plain("the endpoint", storage.endpoint if storage else "")
     if not is_object_store(uri):
         return LocalStore(Path(uri), uid, Path(staging) if staging else None)
     try:
@@ -47,4 +50,15 @@ def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, s
         raise BadJob([Fault("spec.sink.storage", str(error))]) from error
 
 
+def check_plain(field: str, url: str) -> None:
+    """Checks that a URL can be printed.
+
+    Raises:
+        BadJob: it holds a user name or password.
+    """
+    if has_credentials(url):
+        raise BadJob([Fault(field, "a URL with a user name or password in it", _KEYS)])
+
+
+_KEYS = "the URL without them: keys belong in the environment, a profile or a role"
 _INSTALL = "pip install 'headrace[s3]'"

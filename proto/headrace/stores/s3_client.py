@@ -27,6 +27,7 @@ from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.retries import Patience, RetryBudget
 from headrace.stores.port import StoreUnavailable
+from headrace.uris import without_credentials
 
 T = TypeVar("T")
 
@@ -236,9 +237,10 @@ def _is_transient(error: Exception) -> bool:
 
 def _os_error(place: str, error: Exception) -> OSError:
     if not isinstance(error, botocore.exceptions.ClientError):
+        told = without_credentials(str(error))  # of an endpoint that the environment names
         if isinstance(error, botocore.exceptions.NoCredentialsError | botocore.exceptions.CredentialRetrievalError):
-            return PermissionError(f"{place}: {error} (environment, profile or role; or storage.anonymous)")
-        return StoreUnavailable(f"{place}: {error}") if _is_transient(error) else OSError(f"{place}: {error}")
+            return PermissionError(f"{place}: {told} (environment, profile or role; or storage.anonymous)")
+        return StoreUnavailable(f"{place}: {told}") if _is_transient(error) else OSError(f"{place}: {told}")
     status, code = _status(error), _code(error)
     text = f"{place}: {error.response.get('Error', {}).get('Message') or code} ({code})"
     if _is_transient(error):

@@ -141,6 +141,8 @@ class StageStats(betterproto.Message):
     restarts: int = betterproto.uint32_field(9)
     predictor_s: float = betterproto.double_field(10)
     batch_rows: int = betterproto.uint32_field(11)
+    rows_judged: int = betterproto.uint64_field(12)
+    rows_nan: int = betterproto.uint64_field(13)
 
 
 @dataclass(eq=False, repr=False)
@@ -296,6 +298,8 @@ class Job(betterproto.Message):
     workers_max: int = betterproto.uint32_field(34)
     plan: str = betterproto.string_field(35)
     rows_corrupt: int = betterproto.uint64_field(36)
+    parts_lost: int = betterproto.uint64_field(37)
+    rows_lost: int = betterproto.uint64_field(38)
 
 
 @dataclass(eq=False, repr=False)
