@@ -42,7 +42,12 @@ async def scene(c: Coordinator, folder: Path) -> Scene:
     await submit(c, folder, rows=4000)
     honest, liar = FakeWorker(c.workers, "honest"), FakeWorker(c.workers, "liar")
     theirs = await one_lease(c, honest)
-    own = await one_lease(c, liar)
+    await liar.register()
+    c.pass_time(2.0)
+    assert (await liar.exchange(want=1)).grants == []
+    assert (await honest.exchange()).asks, "it is to share what it has with who has nothing"
+    await honest.split(theirs, theirs.end // 2)
+    (own,) = (await liar.exchange(want=1)).grants
     return Scene(c, honest, theirs, liar, own)
 
 

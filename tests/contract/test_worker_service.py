@@ -375,6 +375,7 @@ def test_rejects_of_two_epochs_of_a_shard_are_counted_once(tmp_path: Path) -> No
             grant = await one_lease(c, first)
             await first.exchange(held=[holding(grant, 50, 4)])
             await second.register()
+            c.pass_time(3.0)  # a lease that ends soon gets no second epoch
             (twin,) = (await second.exchange(want=1)).grants
             assert (twin.shard, twin.epoch) == (grant.shard, grant.epoch + 1)
             commit = second.stage(twin)
@@ -400,6 +401,7 @@ def test_of_two_epochs_of_a_shard_the_one_with_more_rejects_spends_the_budget(tm
             first, second = FakeWorker(c.workers, "w1"), FakeWorker(c.workers, "w2")
             grant = await one_lease(c, first)
             await second.register()
+            c.pass_time(3.0)
             (twin,) = (await second.exchange(want=1)).grants
             await first.exchange(held=[holding(grant, 30, 1)])
             assert (await second.exchange(held=[holding(twin, 40, 5)])).directive == ""
