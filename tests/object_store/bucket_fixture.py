@@ -106,6 +106,8 @@ class Fault(Enum):
     PASS = auto()
     LOSE = auto()  # the store does it, and the answer is lost
     CUT = auto()  # half of the answer's body comes
+    HALVE = auto()  # half of the request's body comes to the store
+    AWAY = auto()  # the connection ends; the store never sees it
     REFUSE = auto()  # 503 SlowDown; the store never sees it
     FAIL = auto()  # 500; the store never sees it
     DENY = auto()  # 403 AccessDenied; the store never sees it
@@ -140,6 +142,14 @@ class Proxy:
         self.fault = decide
 
 
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing of a client that was killed."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 @contextlib.contextmanager
 def proxied(target: str) -> Iterator[Proxy]:
     """A proxy before the server at `target`."""
@@ -152,8 +162,14 @@ def proxied(target: str) -> Iterator[Proxy]:
         def handle_any(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length)
+            if len(body) < length:  # whoever sent it has died
+                self._drop()
+                return
             made.seen.append(f"{self.command} {self.path}")
             fault = made.fault(self.command, self.path)
+            if fault is Fault.AWAY:
+                self._drop()
+                return
             if fault in _ANSWERS:
                 status, code = _ANSWERS[fault]
                 text = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
@@ -161,6 +177,11 @@ def proxied(target: str) -> Iterator[Proxy]:
                 return
             upstream = http.client.HTTPConnection(host, timeout=20)
             headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            if fault is Fault.HALVE and body:
+                upstream.request(self.command, self.path, body[: length // 2], headers)
+                upstream.close()
+                self._drop()
+                return
             upstream.request(self.command, self.path, body, headers)
             found = upstream.getresponse()
             data = found.read()
@@ -200,7 +221,7 @@ def proxied(target: str) -> Iterator[Proxy]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Between)
+    server = _Quiet(("127.0.0.1", 0), Between)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="proxy")
     thread.start()

@@ -57,7 +57,7 @@ def test_a_staged_file_is_seen_by_nobody_until_it_is_published(store: S3Store, b
     assert bucket.uploads() == []
 
 
-@pytest.mark.parametrize("fault", [Fault.LOSE, Fault.REFUSE, Fault.FAIL, Fault.HANG])
+@pytest.mark.parametrize("fault", [Fault.LOSE, Fault.REFUSE, Fault.FAIL, Fault.HANG, Fault.HALVE, Fault.AWAY])
 @pytest.mark.parametrize(
     "signs", [("POST", "uploads"), ("PUT", "partNumber=1"), ("PUT", "partNumber=2"), ("POST", "uploadId")]
 )
