@@ -301,7 +301,13 @@ class _Run:
         short_lives = 0
         while not self._is_over:
             begun = time.monotonic()
-            child = await self._children.start(name, module, arguments(), inherited)
+            try:
+                child = await self._children.start(name, module, arguments(), inherited)
+            except OSError as error:  # its log can't be opened, or the machine has no process left
+                where = f"{error.filename}: " if error.filename else ""
+                raise ChildFailed(
+                    f"The {name} can't be started: {where}{error.strerror}. The same command continues when it can."
+                ) from error
             if name == "coordinator":
                 self._coordinator = child
             else:

@@ -56,12 +56,14 @@ def _folder_faults(sink: Path, *, must_be_empty: bool) -> list[Fault]:
         return [Fault(_FIELD, f"{existing} is a file", "a folder for the output files")]
     faults = []
     if not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
-        faults.append(Fault(_FIELD, f"no permission to write {existing}", "a folder that you may write"))
+        is_read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
+        found = f"{existing} lies on a read-only file system" if is_read_only else f"no permission to write {existing}"
+        faults.append(Fault(_FIELD, found, "a folder that you may write"))
     if must_be_empty and existing == sink:
-        found = next(_contents(sink), None)
-        if found is not None:
+        first = next(_contents(sink), None)
+        if first is not None:
             expected = "an empty folder, or mode: append or replace"
-            faults.append(Fault(_FIELD, f"{sink} isn't empty: it has {found}", expected))
+            faults.append(Fault(_FIELD, f"{sink} isn't empty: it has {first}", expected))
     return faults
 
 
