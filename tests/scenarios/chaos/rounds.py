@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,30 +143,34 @@ class RoundFailed(AssertionError):
     """A round that lost something, or didn't end; its folder is kept."""
 
 
-def play(folder: Path, round_: Round, *, server: str, pause_s: float, every_s: float = 0.1) -> dict[str, Any]:
+def play(
+    folder: Path, round_: Round, *, server: str, pause_s: float, every_s: float = 0.1, faults_max: int = 100_000
+) -> dict[str, Any]:
     """Runs one round in `folder`, which must not exist.
 
     Args:
         server: URL of an S3 server.
         pause_s: longest SIGSTOP.
         every_s: from one recovery to the next fault.
+        faults_max: after so many of its processes, the round goes on without.
 
     Returns:
         the document of `headrace chaos`, with what the store did among its faults.
     """
     with place_of(folder, round_, server) as place:
-        return _play(place, round_, pause_s, every_s)
+        arguments = ["--every", str(every_s), "--pause", str(pause_s), "--faults-max", str(faults_max)]
+        return _play(place, round_, arguments)
 
 
-def _play(place: Place, round_: Round, pause_s: float, every_s: float) -> dict[str, Any]:
+def _play(place: Place, round_: Round, faults: Sequence[str]) -> dict[str, Any]:
     folder = place.folder
     site = Faults(folder)
     job = write_job(site, round_, place)
     place.fill()
     if place.proxy is not None and place.storm is not None:
         place.proxy.fault = place.storm
-    arguments = ["--workers", str(round_.workers), "--seed", str(round_.seed), "--every", str(every_s)]
-    arguments += ["--pause", str(pause_s), "--together", "4", "--state", str(site.state), "-o", "json"]
+    arguments = ["--workers", str(round_.workers), "--seed", str(round_.seed), *faults]
+    arguments += ["--together", "4", "--state", str(site.state), "-o", "json"]
     done = subprocess.run(
         [HEADRACE, "chaos", str(job), *arguments],
         cwd=folder,
@@ -259,6 +263,7 @@ def main() -> int:
     parser.add_argument(
         "--pause", type=float, default=12.0, help="longest SIGSTOP in seconds; leases last 8 (default: %(default)s)"
     )
+    parser.add_argument("--round-faults", type=int, default=100_000, help="most of one round; default: no bound")
     parser.add_argument("--folder", type=Path, default=None, help="where the rounds' folders go (default: temporary)")
     options = parser.parse_args()
     seed = secrets.randbelow(2**31) if options.seed is None else options.seed
@@ -277,7 +282,7 @@ def _play_on(options: argparse.Namespace, seed: int, root: Path, server: str) ->
     while fell < options.faults:
         round_ = Round.drawn(seed)
         folder, begun = root / f"round-{seed}", time.monotonic()
-        document = play(folder, round_, server=server, pause_s=options.pause)
+        document = play(folder, round_, server=server, pause_s=options.pause, faults_max=options.round_faults)
         shutil.rmtree(folder)
         fell += len(document["faults"])
         for fault in document["faults"]:
