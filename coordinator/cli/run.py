@@ -31,6 +31,7 @@ from coordinator.cli.words import complete_text
 from coordinator.http import loopback_socket
 from headrace import collector
 from headrace.errors import BadJob, Fault, HeadraceError
+from headrace.orphans import Orphans
 from headrace.rejects import JOB_SUFFIX
 from headrace.words import ExitCode
 
@@ -121,6 +122,7 @@ class _Run:
         self._begun = begun
         self._progress = Progress(quiet=options.output != "table")
         self._children = Children(folder.logs, options.verbose, environ)
+        self._orphans = Orphans()  # of a worker that was killed with its hosts
         self._workers: list[Child] = []
         self._coordinator: Child | None = None
         self._is_submitted = False
@@ -346,6 +348,7 @@ class _Run:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._orphans.end()
 
     def _on_signal(self, number: int) -> None:
         self._interrupts += 1
