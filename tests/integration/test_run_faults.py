@@ -131,6 +131,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on_where_it_was(site: Faults) -
     site.wait_no_process(5.0)
     run.communicate()
     assert list(site.temporary.iterdir()) == []
+    assert list((site.state / "jobs" / "job" / "sockets").iterdir()) == []
     committed = site.ids_in(site.data_files())
     site.let_go()
     site.finish_complete(site.start_marked(job))
