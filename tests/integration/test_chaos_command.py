@@ -140,6 +140,12 @@ def test_what_it_does_not_know_it_says_with_what_there_is(site: Faults) -> None:
     assert not site.out.exists()
 
 
+def test_a_bucket_is_on_no_disk_that_could_be_filled(site: Faults) -> None:
+    job = site.gate_job(sink={"uri": "s3://bucket/out"})
+    ran = site.headrace("chaos", str(job), "--faults", "fill-output-disk", "--state", str(site.state))
+    assert (ran.code, "the output lies on no disk" in ran.stderr) == (2, True), ran.text
+
+
 def test_recovery_times_leave_out_faults_that_fell_together() -> None:
     broken = [Broken("kill-host", "", 0.0, seconds, seconds < 5) for seconds in (1.0, 2.0, 3.0, 9.0)]
     (row,) = recoveries([*broken, Broken("kill-host", "", 0.0, None, alone=True)])
