@@ -9,6 +9,7 @@ Not here: processes that this one knows of, each of which is its starter's to en
 import ctypes
 import os
 import signal
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,17 @@ class Orphans:
         """Makes this process the parent of every orphan below it; where the kernel can't, nothing is adopted."""
         self._before = _children()
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def kill(self, but: Collection[int]) -> None:
+        """Kills those that are there now, and reaps those that have ended; what they leave is for the next call.
+
+        Args:
+            but: children that this process has started.
+        """
+        for pid in _children().difference(self._before, but):
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, os.WNOHANG)
 
     def end(self) -> None:
         """Kills them, and what they leave in turn. To be called when all children that were started have been reaped.

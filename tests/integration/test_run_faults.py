@@ -177,8 +177,7 @@ def test_what_the_stages_of_a_killed_host_started_ends_too(site: Faults, victims
     assert len(left) >= 2
     for pid in [site.the_process(word) for word in victims]:
         os.kill(pid, signal.SIGKILL)
-    if len(victims) == 1:
-        wait_for("nothing of its tree is left", lambda: not left & {x.pid for x in site.processes("sleep 7777")})
+    wait_for("nothing of its tree is left", lambda: not left & {x.pid for x in site.processes("sleep 7777")})
     site.let_go()
     site.finish_complete(run)
     assert site.processes() == []

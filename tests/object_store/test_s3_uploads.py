@@ -73,6 +73,16 @@ def test_a_request_that_fails_on_the_way_is_made_again(
     assert bucket.objects() == {KEY: BODY}
 
 
+@pytest.mark.parametrize("signs", [("GET", "uploads"), ("GET", "uploadId"), ("DELETE", "uploadId")])
+def test_half_an_answer_is_no_answer_also_where_it_is_an_error(
+    store: S3Store, bucket: TestBucket, proxy: Proxy, signs: tuple[str, ...]
+) -> None:
+    stage(store, b"rows")
+    proxy.times(2, Fault.CUT, *signs)
+    store.drop_staged()
+    assert bucket.uploads() == []
+
+
 def test_an_outage_is_told_apart_from_a_refusal(store: S3Store, proxy: Proxy) -> None:
     file = stage(store, b"rows")
     proxy.fault = lambda method, path: Fault.REFUSE

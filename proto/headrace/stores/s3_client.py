@@ -275,7 +275,17 @@ def _cached_client(storage: StorageOptions, timeout_s: float) -> Any:
         **({"s3": {"addressing_style": "path"}} if storage.endpoint else {}),
     )
     region = storage.region or _session().get_config_variable("region") or "us-east-1"
-    return _session().create_client("s3", region_name=region, endpoint_url=storage.endpoint or None, config=config)
+    made = _session().create_client("s3", region_name=region, endpoint_url=storage.endpoint or None, config=config)
+    made.meta.events.register("before-parse.s3", _refuse_half)
+    return made
+
+
+def _refuse_half(response_dict: dict[str, Any], **_: object) -> None:
+    """A body shorter than its header says is a lost answer; of half an error the SDK makes one without its code."""
+    body, nbytes = response_dict["body"], response_dict["headers"].get("content-length")
+    has_body = isinstance(body, bytes) and not response_dict["context"]["operation_name"].startswith("Head")
+    if has_body and nbytes and response_dict["status_code"] not in (204, 304) and len(body) < int(nbytes):
+        raise botocore.exceptions.IncompleteReadError(actual_bytes=len(body), expected_bytes=int(nbytes))
 
 
 def _client(storage: StorageOptions, timeout_s: float) -> Any:

@@ -32,26 +32,30 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from tests.integration.faults_fixture import Faults
+from tests.integration.faults_fixture import MARK, Faults
 from tests.integration.run_fixture import HEADRACE
 from tests.object_store.bucket_fixture import KEYS, Proxy, TestBucket, new_bucket, proxied, s3_server
 from tests.scenarios.chaos.storms import Storm
 
 ROUND_TIMEOUT_S = 300.0
+LEFT_TIMEOUT_S = 5.0
 ROWS_PER_FILE = 20_000
 WIDTH = 32
 OUTPUT = "out"
 INPUT = "in"
 
 STAGE = '''
+import subprocess
 import time
 
 
 class Slow:
-    """Three times the id and one, after a pause that lets faults fall."""
+    """Three times the id and one, after a pause that lets faults fall; starts processes that never end."""
 
     def __init__(self, pause_s):
         self.pause_s = pause_s
+        for own_session in (False, True):
+            subprocess.Popen(["sleep", "7777"], start_new_session=own_session)
 
     def __call__(self, batch):
         time.sleep(self.pause_s)
@@ -174,7 +178,7 @@ def _play(place: Place, round_: Round, faults: Sequence[str]) -> dict[str, Any]:
     done = subprocess.run(
         [HEADRACE, "chaos", str(job), *arguments],
         cwd=folder,
-        env={**os.environ, **KEYS, "TMPDIR": str(site.temporary)},
+        env={**os.environ, **KEYS, "TMPDIR": str(site.temporary), MARK: site.mark},
         capture_output=True,
         text=True,
         timeout=ROUND_TIMEOUT_S,
@@ -191,6 +195,7 @@ def _play(place: Place, round_: Round, faults: Sequence[str]) -> dict[str, Any]:
         raise RoundFailed(f"{round_}: {verified.stdout}{verified.stderr}")
     place.fetch()
     check_ids(folder, round_)
+    site.wait_no_process(LEFT_TIMEOUT_S)
     document["faults"] += [] if place.storm is None else place.storm.faults
     return document
 
