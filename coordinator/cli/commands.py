@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,6 +16,8 @@ from coordinator.cli.options import (
     WORKERS_MAX,
     Commands,
     Number,
+    again_option,
+    checked_address,
     coordinator_option,
     examples,
     job_argument,
@@ -24,7 +26,11 @@ from coordinator.cli.options import (
     set_option,
     sets_of,
     state_option,
+    store_options,
     token_option,
+    verbose_option,
+    where_of,
+    workers_option,
 )
 from coordinator.cli.reject_commands import rejects, retry
 from coordinator.cli.show import warn
@@ -32,9 +38,6 @@ from coordinator.cli.state import state_folder
 from headrace import collector
 from headrace.errors import BadJob, ConfigError, HeadraceError
 from headrace.words import ExitCode
-
-if TYPE_CHECKING:
-    from coordinator.cli.control import Where
 
 
 @click.group(
@@ -101,9 +104,7 @@ Exit codes: 0 complete, 1 failed, 2 usage, 42 the job file is wrong, 130 or 143 
 """
 )
 @job_argument
-@click.option(
-    "--workers", type=Number(1, WORKERS_MAX), metavar="N", default=1, show_default=True, help="Worker process groups."
-)
+@workers_option
 @limit_option
 @set_option
 @click.option(
@@ -112,8 +113,8 @@ Exit codes: 0 complete, 1 failed, 2 usage, 42 the job file is wrong, 130 or 143 
     metavar="N",
     help="At most this many predictors for each stage of a worker.",
 )
-@click.option("--again", is_flag=True, help="Start anew, also if the job is complete or half done.")
-@click.option("-v", "--verbose", is_flag=True, help="Show what the processes log.")
+@again_option
+@verbose_option
 @click.option(
     "--http",
     "http_port",
@@ -145,6 +146,53 @@ def run(
         is_under_chaos=is_under_chaos,
     )
     return run_job(options, os.environ)
+
+
+@cli.command(
+    epilog=examples(
+        "headrace coordinator --state ledger --socket ledger/socket",
+        "headrace worker --coordinator unix:ledger/socket",
+        "headrace submit job.yaml --coordinator unix:ledger/socket --watch",
+    )
+    + """
+
+The parts of `headrace run`, started one by one: workers may come, go and be added at any time. All of them see the
+files of the job under the names that this command sees.
+
+Exit codes: 0 accepted (with --watch: complete), 1 refused or failed, 2 usage, 42 the job file is wrong.
+"""
+)
+@job_argument
+@click.option(
+    "--coordinator", "address", metavar="URL", callback=checked_address, required=True, help="unix:PATH or HOST:PORT."
+)
+@token_option
+@limit_option
+@set_option
+@again_option
+@click.option("-w", "--watch", is_flag=True, help="Follow the job to its end.")
+@output_option
+def submit(
+    job: Path, address: str, token_file: Path | None, limit: int | None, sets: tuple[str, ...], again: bool,
+    watch: bool, output: str,
+) -> int:  # fmt: skip
+    """Give JOB, a YAML file, to a coordinator that was started by hand."""
+    from coordinator.cli.control import job_lines, watch_job
+    from coordinator.cli.submit import submit_job
+    from coordinator.cli.summary import job_json
+
+    where = where_of(address, token_file, None, os.environ)
+
+    async def work() -> int:
+        accepted = await submit_job(
+            job, sets_of(sets), os.environ, address=address, token=where.token, limit_rows=limit, again=again
+        )
+        if watch:
+            return await watch_job(where, accepted.name, output)
+        _show(job_json(accepted), output, lambda _: job_lines(accepted))
+        return ExitCode.DONE
+
+    return _await(work())
 
 
 @cli.command(
@@ -190,9 +238,7 @@ def schema() -> None:
     + "\n\nExit codes: 0 proven, 1 not proven: what is missing, damaged or too much is listed."
 )
 @click.argument("place", metavar="OUTPUT")
-@click.option("--endpoint", default="", metavar="URL", help="Where an object store is; default: the environment's.")
-@click.option("--region", default="", help="Of an object store; default: the environment's.")
-@click.option("--anonymous", is_flag=True, help="Don't sign requests to an object store.")
+@store_options
 @output_option
 def verify(place: str, endpoint: str, region: str, anonymous: bool, output: str) -> int:
     """Prove that OUTPUT holds every row of its input exactly once."""
@@ -225,7 +271,7 @@ def status(
     """Show a job, or all jobs that run on this machine."""
     from coordinator.cli.control import show_status, watch_job
 
-    where = _where(address, token_file, state)
+    where = where_of(address, token_file, state, os.environ)
     if watch:
         return _await(watch_job(where, name, output))
     return _await(show_status(where, name, output))
@@ -240,7 +286,7 @@ def list_jobs(address: str | None, token_file: Path | None, state: Path | None, 
     """List the jobs that run on this machine."""
     from coordinator.cli.control import show_status
 
-    return _await(show_status(_where(address, token_file, state), None, output))
+    return _await(show_status(where_of(address, token_file, state, os.environ), None, output))
 
 
 def _control(name: str, help_text: str) -> None:
@@ -253,7 +299,7 @@ def _control(name: str, help_text: str) -> None:
     def command(job_name: str, address: str | None, token_file: Path | None, state: Path | None, output: str) -> int:
         from coordinator.cli.control import change_job
 
-        return _await(change_job(_where(address, token_file, state), job_name, name, output))
+        return _await(change_job(where_of(address, token_file, state, os.environ), job_name, name, output))
 
 
 _control("cancel", "End a job; what is committed stays, and `run` can continue it.")
@@ -280,7 +326,7 @@ def scale(
     """Let at most WORKERS workers take part in a job; 0 lifts the limit."""
     from coordinator.cli.control import scale_job
 
-    return _await(scale_job(_where(address, token_file, state), name, workers, output))
+    return _await(scale_job(where_of(address, token_file, state, os.environ), name, workers, output))
 
 
 def _listing(name: str, help_text: str) -> None:
@@ -295,7 +341,7 @@ def _listing(name: str, help_text: str) -> None:
     def command(job_name: str, address: str | None, token_file: Path | None, state: Path | None, output: str) -> int:
         from coordinator.cli.control import show_listing
 
-        return _await(show_listing(_where(address, token_file, state), job_name, name, output))
+        return _await(show_listing(where_of(address, token_file, state, os.environ), job_name, name, output))
 
 
 _listing("shards", "List a job's shards: state, range, attempts, who has it.")
@@ -319,13 +365,6 @@ def worker(arguments: tuple[str, ...]) -> None:
 cli.add_command(chaos)
 cli.add_command(rejects)
 cli.add_command(retry)
-
-
-def _where(address: str | None, token_file: Path | None, state: Path | None) -> "Where":
-    from coordinator.cli.control import Where
-    from headrace.channel import read_token
-
-    return Where(address, read_token(token_file) if token_file else None, state_folder(state, os.environ))
 
 
 def _take_interrupts() -> None:

@@ -18,7 +18,8 @@ def expected_left_s(
 ) -> float:
     """Seconds until the lease's range is read, at `rate` units/s of its worker; without one, at its own pace so far.
 
-    `units_behind`, if more, is what its worker has yet to compute before the lease can be committed.
+    Of a lease that hasn't moved yet nothing is known but for how long: it is taken to last as long again. What its
+    worker has yet to compute before the lease can be committed, `units_behind`, counts if it is more.
     """
     begin, end = table.range_of(lease.shard)
     left = max(end - lease.position, units_behind)
@@ -27,7 +28,7 @@ def expected_left_s(
     pace = rate or own
     if left <= 0:
         return 0.0
-    return left / pace if pace > 0 else math.inf
+    return left / pace if pace > 0 else elapsed
 
 
 def units_done(table: LeaseTable, lease: Lease, units_per_row: float) -> float:
@@ -64,7 +65,7 @@ def split_candidate(
     *,
     left_min_s: float = 1.0,
     asked: Collection[tuple[ShardId, Epoch]] = (),
-    behind: Mapping[tuple[ShardId, Epoch], float] | None = None,
+    behind: Mapping[tuple[ShardId, Epoch], float],
 ) -> Lease | None:
     """The lease to ask a split of; None if none is worth it.
 
@@ -74,9 +75,11 @@ def split_candidate(
         rates: units/s of each worker over all it holds; those not yet known are missing.
         left_min_s: with less left, the holder is done before another has begun.
         asked: leases whose answer is awaited, or that had nothing to give.
+        behind: see `units_behind`.
     """
+    # How many bytes each part has doesn't matter: what is left takes long, and its parts half as long.
     leases = [x for x in _single(table, asked) if _has_inner_cut(table, x)]
-    return _latest(table, now, rates, left_min_s, leases, behind or {})
+    return _latest(table, now, rates, left_min_s, leases, behind)
 
 
 def twin_candidate(
@@ -86,20 +89,21 @@ def twin_candidate(
     worker: WorkerName,
     *,
     left_min_s: float = 2.0,
-    behind: Mapping[tuple[ShardId, Epoch], float] | None = None,
+    unwilling: Collection[tuple[ShardId, Epoch]] = (),
+    behind: Mapping[tuple[ShardId, Epoch], float],
 ) -> Lease | None:
     """The lease of another worker, of a shard that can't be split, that `worker` should work on too; None for none.
 
     Nor can one be split that has been read to its end and waits for a slow model. A second copy starts from the shard's
-    first unit, so `left_min_s` is higher than for a split. `behind`: see `expected_left_s`.
+    first unit, so `left_min_s` is higher than for a split. `behind`: see `units_behind`.
     """
     others = [x for x in _single(table, ()) if x.worker != worker and not _has_inner_cut(table, x)]
     rate = rates.get(worker)
     if rate:
         # A slow worker that comes first would keep a fast one from being the second. Twice, since rates are means of a
         # minute: the holder's may just have dropped.
-        others = [x for x in others if _units(table, x) / rate < 2 * _left_s(table, x, now, rates, behind or {})]
-    return _latest(table, now, rates, left_min_s, others, behind or {})
+        others = [x for x in others if _units(table, x) / rate < 2 * _left_s(table, x, now, rates, behind)]
+    return _latest(table, now, rates, left_min_s, others, behind)
 
 
 def _single(table: LeaseTable, asked: Collection[tuple[ShardId, Epoch]]) -> list[Lease]:
@@ -107,9 +111,9 @@ def _single(table: LeaseTable, asked: Collection[tuple[ShardId, Epoch]]) -> list
 
 
 def _has_inner_cut(table: LeaseTable, lease: Lease) -> bool:
-    """Whether the unread part can be cut so that neither side is below the smallest size."""
+    """Whether the unread part can be cut."""
     _, end = table.range_of(lease.shard)
-    return table.next_cut(lease.position + table.units_min) <= end - table.units_min
+    return table.next_cut(lease.position + 1) < end
 
 
 def _latest(

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 from headrace.errors import InputChanged, SourceRefused, SourceUnavailable
@@ -361,10 +361,25 @@ class RangedFile(io.RawIOBase):
         return self._at
 
     def read(self, nbytes: int | None = -1) -> bytes:
-        """Up to `nbytes` bytes; raises what `fetch` does."""
+        """Up to `nbytes` bytes; raises what `fetch` does, and then the next read begins where this one did."""
         begin = min(self._at, self._size)
         end = self._size if nbytes is None or nbytes < 0 else min(begin + nbytes, self._size)
-        self._at = end
+        found = self._bytes(begin, end)
+        self._at += end - begin
+        return found
+
+    def readall(self) -> bytes:
+        """The rest, by one `fetch`."""
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills `buffer` as far as the file goes."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def _bytes(self, begin: int, end: int) -> bytes:
         for start, data in self._segments:
             if start <= begin and end <= start + len(data):
                 return data[begin - start : end - start]

@@ -56,6 +56,53 @@ def test_a_worker_has_two_leases_whatever_it_has_read_of_them() -> None:
     assert grant(sharing, ADA) == [], "what is read isn't done"
 
 
+def test_a_shard_that_kills_its_workers_is_leased_alone_and_takes_no_neighbour_with_it() -> None:
+    table, sharing = new_sharing(10, 20, 30, 40)
+    poison = ShardId(1)
+    while table.units_pending:
+        while grant(sharing, ADA, {ADA: 1000.0}):
+            pass
+        held = table.held_by(ADA)
+        if poison in [lease.shard for lease in held]:
+            assert len(held) == 1 or not table.attempts(poison)
+            table.worker_lost(ADA, charged=True, error="segfault")
+            continue
+        for item in held:
+            begin, end = table.range_of(item.shard)
+            counts = RowCounts(end - begin, 0, end - begin)
+            assert table.commit(ADA, ONE, item.shard, item.epoch, begin=begin, end=end, counts=counts, files=[])
+    assert table.counts.quarantined == 1
+    assert table.attempts(poison) == 4
+    assert max(view.attempts for view in table.shards(state=None) if view.shard != poison) == 1
+
+
+def test_nothing_is_granted_beside_a_shard_that_was_charged() -> None:
+    table, sharing = new_sharing(10, 20)
+    lease(table, ADA)
+    table.worker_lost(ADA, charged=True)
+    assert grant(sharing, ADA)
+    assert grant(sharing, ADA) == []
+    assert grant(sharing, BOB), "another worker goes on"
+    assert grant(sharing, BOB) == []
+
+
+def test_who_comes_second_shares_a_small_slow_dataset_that_the_first_was_given_whole() -> None:
+    """Its bytes are less than a shard's least, but its model takes long: it is cut, not computed twice."""
+    table = LeaseTable(1, np.array([200], np.int64), units_min=1000)
+    sharing = Sharing(table, "row")
+    alone = sharing.grant(
+        BOB, ONE, 0.0, 10.0, rates=dict, rate=None, workers=1, fleet_rate=None, interval_s=1.0
+    )  # fmt: skip
+    assert [type(fact) for fact in alone] == [Granted]
+    say(table, BOB, position=20, rows_done=10)
+    late = {"rates": lambda: {BOB: 10.0}, "rate": None, "workers": 2, "fleet_rate": 10.0, "interval_s": 1.0}
+    assert sharing.grant(ADA, ONE, 1.5, 10.0, **late) == []
+    (asked,) = sharing.asks_of(BOB)
+    assert [type(fact) for fact in sharing.split(BOB, ONE, *asked, at=110)] == [SplitMade]
+    assert [type(fact) for fact in sharing.grant(ADA, ONE, 1.6, 10.0, **late)][-1:] == [Granted]
+    assert table.held_by(ADA)[0].shard != asked[0], "the rest, not the same rows once more"
+
+
 def test_what_is_done_of_live_leases_is_counted_in_units() -> None:
     table, sharing = new_sharing(100)
     lease(table, BOB)

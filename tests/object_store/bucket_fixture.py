@@ -19,9 +19,9 @@ from pathlib import Path
 
 import botocore.session
 
+from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.retries import Patience
-from headrace.stores.s3_client import Pacing
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "test",

@@ -17,13 +17,15 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import BinaryIO, TypeVar, cast
 
 from headrace.errors import SinkError, SinkUnavailable
+from headrace.httpfile import Pacing, RangedFile
 from headrace.program import StorageOptions
 from headrace.publish import HIDDEN, StagingGone, parse_part_name
 from headrace.stores.port import Committed, Growing, StoreUnavailable
-from headrace.stores.s3_client import LISTED_MAX, READ_BYTES, BadUpload, Bucket, Pacing, RangedObject
+from headrace.stores.s3_client import LISTED_MAX, BadUpload, Bucket
 from headrace.stores.s3_upload import (
     PART_BYTES,
     TOKEN,
@@ -39,6 +41,8 @@ from headrace.stores.s3_upload import (
 
 T = TypeVar("T")
 
+READ_BYTES = 4 << 20
+"""Of one ranged read."""
 PUBLISHES_AHEAD = 32
 """Requests asked for beyond the one that is waited for."""
 
@@ -167,7 +171,12 @@ class S3Store:
 
     def open(self, name: str) -> BinaryIO:
         """The object, read in ranges."""
-        return io.BufferedReader(RangedObject(self._bucket, self._key(name)), READ_BYTES)
+        key = self._key(name)
+        found = self._bucket.head(key)
+        if found is None:
+            raise FileNotFoundError(f"{self.place_of(name)} doesn't exist")
+        fetch = partial(self._bucket.get, key, version=found.version)
+        return io.BufferedReader(RangedFile(found.size, fetch), READ_BYTES)
 
     def size(self, name: str) -> int | None:
         """One request."""

@@ -12,12 +12,9 @@ Not here: outputs (`headrace.stores.s3`), uploads (`headrace.stores.s3_upload`).
 """
 
 import contextlib
-import io
-import random
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -26,6 +23,7 @@ import botocore.exceptions
 import botocore.session
 from botocore import UNSIGNED
 
+from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.retries import Patience, RetryBudget
 from headrace.stores.port import StoreUnavailable
@@ -36,10 +34,10 @@ CONNECTIONS = 32
 """Of one process to one store."""
 CONNECT_S = 5.0
 """A store that is there takes a connection in far less."""
-READ_BYTES = 4 << 20
-"""Of one ranged read."""
 LISTED_MAX = 1000
 """Keys in one answer, and in one request that deletes."""
+PATIENCE = Patience(tries=8, first_s=0.1)
+"""Of an output's requests: more tries than a reader's, the first of them sooner."""
 
 _TRANSIENT_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {
@@ -71,16 +69,6 @@ class BadUpload(OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class Pacing:
-    """How patient requests are, and where time and chance come from."""
-
-    patience: Patience = field(default_factory=lambda: Patience(tries=8, first_s=0.1))
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    draw: Callable[[], float] = random.random
-
-
-@dataclass(frozen=True, slots=True)
 class Head:
     """What a store says of one object."""
 
@@ -103,7 +91,7 @@ class Bucket:
     def __init__(self, name: str, storage: StorageOptions, pacing: Pacing | None = None) -> None:
         """Raises OSError where the store's own configuration is no good."""
         self.name = name
-        self._pacing = pacing or Pacing()
+        self._pacing = pacing or Pacing(PATIENCE)
         self._budget = _budget(storage)
         try:
             self._client = _client(storage, self._pacing.patience.timeout_s)
@@ -201,51 +189,6 @@ class Bucket:
                 self._budget.answered(failures)
                 return answer
             pacing.sleep(wait_s)
-
-
-class RangedObject(io.RawIOBase):
-    """One object to be read, in ranges of its one version."""
-
-    def __init__(self, bucket: Bucket, key: str) -> None:
-        """Raises FileNotFoundError where there is none."""
-        super().__init__()
-        head = bucket.head(key)
-        if head is None:
-            raise FileNotFoundError(f"s3://{bucket.name}/{key} doesn't exist")
-        self._bucket, self._key, self._head = bucket, key, head
-        self._at = 0
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """The offset of the next read."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves the next read."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._head.size}[whence]
-        self._at = max(start + offset, 0)
-        return self._at
-
-    def readall(self) -> bytes:
-        """The rest, in one request."""
-        begin, self._at = self._at, max(self._at, self._head.size)
-        return self._bucket.get(self._key, begin, self._at, self._head.version)
-
-    def readinto(self, buffer: Any) -> int:
-        """Fills `buffer` as far as the object goes."""
-        view = memoryview(buffer).cast("B")
-        end = min(self._at + len(view), self._head.size)
-        data = self._bucket.get(self._key, self._at, end, self._head.version)
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 _making = threading.Lock()  # a session isn't thread-safe, its clients are
