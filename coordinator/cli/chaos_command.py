@@ -93,7 +93,6 @@ def chaos(
     from coordinator.cli.chaos import ChaosOptions, Kind, run_chaos
     from coordinator.cli.plan import mistakes
     from coordinator.spec import examine_job
-    from headrace.program import StorageOptions
     from headrace.stores import is_object_store
 
     environ = os.environ
@@ -113,7 +112,7 @@ def chaos(
         run_arguments=arguments,
         folder=folder,
         job=loaded.job.metadata.name,
-        storage=StorageOptions(sink.storage.endpoint, sink.storage.region, sink.storage.anonymous),
+        storage=sink.storage.options,
         kinds=kinds,
         every_s=every_s,
         pause_max_s=pause_s,
