@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from tests.object_store.cloud_fixture import CloudBucket
     from tests.object_store.bucket_fixture import Proxy, TestBucket
 
 # Machines are shared: a slow moment is no failure. CI draws the same examples each time, people new ones.
@@ -46,3 +47,20 @@ def proxy(s3_url: str) -> "Iterator[Proxy]":
 
     with proxied(s3_url) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def gcs_url() -> Iterator[str]:
+    """A server of Google Cloud Storage's API."""
+    from tests.object_store.cloud_fixture import gcs_server
+
+    with gcs_server() as url:
+        yield url
+
+
+@pytest.fixture
+def gcs_bucket(gcs_url: str) -> "CloudBucket":
+    """A new bucket there."""
+    from tests.object_store.cloud_fixture import new_gcs_bucket
+
+    return new_gcs_bucket(gcs_url)

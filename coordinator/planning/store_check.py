@@ -13,6 +13,7 @@ from headrace.program import StorageOptions
 from headrace.publish import HIDDEN
 from headrace.stores import open_store
 from headrace.stores.port import OutputStore, StoreUnavailable
+from headrace.uris import bucket_form
 
 if TYPE_CHECKING:
     from headrace.dataset import Dataset
@@ -31,8 +32,8 @@ def store_faults(
     """What is wrong with an output in an object store; nothing where the store can't be asked now."""
     sink = job.spec.sink
     place = sink.uri.rstrip("/")
-    if not sink.uri.removeprefix("s3://").partition("/")[0]:
-        return [Fault(_FIELD, f"{sink.uri} names no bucket", "s3://BUCKET/PREFIX")]
+    if not sink.uri.partition("://")[2].partition("/")[0]:
+        return [Fault(_FIELD, f"{sink.uri} names no bucket", f"{bucket_form(sink.uri)}/PREFIX")]
     faults = _overlap_faults(job, place, dataset) if is_source_known else []
     try:
         store = open_store(sink.uri, storage=storage_options(sink.storage))

@@ -12,7 +12,6 @@ Not here: outputs (`headrace.stores.s3`), uploads (`headrace.stores.s3_upload`).
 """
 
 import contextlib
-import io
 import random
 import threading
 import time
@@ -28,6 +27,7 @@ from botocore import UNSIGNED
 
 from headrace.program import StorageOptions
 from headrace.retries import Patience, RetryBudget
+from headrace.stores.bucket_store import TOKEN, Head
 from headrace.stores.port import StoreUnavailable
 
 T = TypeVar("T")
@@ -36,10 +36,6 @@ CONNECTIONS = 32
 """Of one process to one store."""
 CONNECT_S = 5.0
 """A store that is there takes a connection in far less."""
-READ_BYTES = 4 << 20
-"""Of one ranged read."""
-LISTED_MAX = 1000
-"""Keys in one answer, and in one request that deletes."""
 
 _TRANSIENT_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {
@@ -81,15 +77,6 @@ class Pacing:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """What a store says of one object."""
-
-    size: int
-    version: str  # its ETag
-    metadata: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class Upload:
     """A multipart upload that isn't complete."""
 
@@ -109,6 +96,11 @@ class Bucket:
             self._client = _client(storage, self._pacing.patience.timeout_s)
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             raise OSError(f"s3://{name}: {error}") from error
+
+    @property
+    def place(self) -> str:
+        """Its URI."""
+        return f"s3://{self.name}"
 
     def call(self, operation: str, key: str = "", **params: Any) -> dict[str, Any]:
         """One request, tried again while the store is to blame. Bodies of answers aren't read."""
@@ -147,12 +139,11 @@ class Bucket:
             found = self.call("head_object", key)
         except FileNotFoundError:
             return None
-        return Head(int(found["ContentLength"]), found["ETag"], found.get("Metadata", {}))
+        return Head(int(found["ContentLength"]), found["ETag"], found.get("Metadata", {}).get(TOKEN, ""))
 
-    def read(self, key: str) -> bytes | None:
-        """A whole small object, None where there is none."""
-        found = self.head(key)
-        return None if found is None else self.get(key, 0, found.size, found.version)
+    def put(self, key: str, body: bytes, token: str) -> None:
+        """Creates an object; FileExistsError: there is one, maybe this, when an answer was lost."""
+        self.call("put_object", key, Body=body, IfNoneMatch="*", Metadata={TOKEN: token})
 
     def keys(self, prefix: str, *, deep: bool = True) -> Iterator[str]:
         """Keys that begin with `prefix`; not `deep`: without those that have a further ``/``."""
@@ -178,7 +169,7 @@ class Bucket:
             params |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page.get("NextUploadIdMarker", "")}
 
     def delete(self, keys: list[str]) -> None:
-        """Deletes up to LISTED_MAX objects; those that are gone already are fine."""
+        """Deletes up to 1,000 objects; those that are gone already are fine."""
         found = self.call("delete_objects", Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
         for error in found.get("Errors", ()):
             raise OSError(f"s3://{self.name}/{error['Key']} can't be deleted: {error.get('Message', error['Code'])}")
@@ -201,51 +192,6 @@ class Bucket:
                 self._budget.answered(failures)
                 return answer
             pacing.sleep(wait_s)
-
-
-class RangedObject(io.RawIOBase):
-    """One object to be read, in ranges of its one version."""
-
-    def __init__(self, bucket: Bucket, key: str) -> None:
-        """Raises FileNotFoundError where there is none."""
-        super().__init__()
-        head = bucket.head(key)
-        if head is None:
-            raise FileNotFoundError(f"s3://{bucket.name}/{key} doesn't exist")
-        self._bucket, self._key, self._head = bucket, key, head
-        self._at = 0
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """The offset of the next read."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves the next read."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._head.size}[whence]
-        self._at = max(start + offset, 0)
-        return self._at
-
-    def readall(self) -> bytes:
-        """The rest, in one request."""
-        begin, self._at = self._at, max(self._at, self._head.size)
-        return self._bucket.get(self._key, begin, self._at, self._head.version)
-
-    def readinto(self, buffer: Any) -> int:
-        """Fills `buffer` as far as the object goes."""
-        view = memoryview(buffer).cast("B")
-        end = min(self._at + len(view), self._head.size)
-        data = self._bucket.get(self._key, self._at, end, self._head.version)
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 _making = threading.Lock()  # a session isn't thread-safe, its clients are

@@ -15,31 +15,21 @@ import hashlib
 import json
 import secrets
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from headrace.errors import SinkError
 from headrace.publish import StagingGone
+from headrace.stores.bucket_store import TOKEN, NameTaken, uploaders
 from headrace.stores.s3_client import Bucket, NoSuchUpload
 
-PART_BYTES = 8 << 20
-"""Of a file's first parts. Files up to this are one part."""
 PARTS_GROW = 1000
 """After so many parts their size doubles: S3 takes 10,000 of them, and 5 TB."""
 PARTS_AHEAD = 2
 """Of one file, under way at once while the next one fills."""
-UPLOADERS = 16
-"""Requests of uploads and of publishing under way at once in one process."""
 ABORTS_MAX = 20
 """Requests until the store must have forgotten an upload: parts that were under way can outlive one."""
-TOKEN = "headrace-upload"
-"""Name in an object's metadata."""
-
-
-class NameTaken(SinkError):
-    """The object that an upload should become is another one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +161,7 @@ def is_completed(bucket: Bucket, key: str, parked: Parked, size: int) -> bool:
     found = bucket.head(key)
     if found is None:
         return False
-    if (found.size, found.metadata.get(TOKEN)) != (size, parked.token):
+    if (found.size, found.token) != (size, parked.token):
         raise NameTaken(f"s3://{bucket.name}/{key} exists with other content; it is not overwritten.")
     return True
 
@@ -210,9 +200,3 @@ def abort(bucket: Bucket, key: str, upload: str) -> None:
 def part_size(first: int, number: int) -> int:
     """Bytes of the part that `number` others precede, where the first has `first`."""
     return first << (number // PARTS_GROW)
-
-
-@cache
-def uploaders() -> ThreadPoolExecutor:
-    """Threads of this process that wait for answers of stores."""
-    return ThreadPoolExecutor(UPLOADERS, "upload")

@@ -1,0 +1,126 @@
+"""Real servers of other object stores than S3, and buckets in them, each with a client that knows nothing of Headrace."""
+
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode, urlsplit
+
+import pytest
+
+from headrace.program import StorageOptions
+
+_numbers = itertools.count(1)
+
+
+class CloudBucket(Protocol):
+    """A new bucket of one store."""
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    def storage(self, url: str) -> StorageOptions:
+        """How it is reached by way of `url`."""
+
+    def put(self, key: str, body: bytes) -> None: ...
+
+    def remove(self, key: str) -> None: ...
+
+    def objects(self, prefix: str = "") -> dict[str, bytes]:
+        """What readers see: nothing whose name begins with `_headrace/staging-`."""
+
+    def staged(self) -> list[str]:
+        """What is staged and nobody published."""
+
+
+# ---------------------------------------------------------------------- Google
+
+
+@contextlib.contextmanager
+def gcs_server() -> Iterator[str]:
+    """A server's URL."""
+    program = os.environ.get("FAKE_GCS_SERVER") or shutil.which("fake-gcs-server")
+    if not program:
+        pytest.skip("needs fake-gcs-server: go install github.com/fsouza/fake-gcs-server@v1.56.1")
+    with _ending_with_us([sys.executable, str(Path(__file__).with_name("gcs_server.py")), program]) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@dataclass(frozen=True)
+class GcsBucket:
+    """A bucket of Google's."""
+
+    name: str
+    url: str
+
+    @property
+    def uri(self) -> str:
+        return f"gs://{self.name}"
+
+    def storage(self, url: str) -> StorageOptions:
+        return StorageOptions(endpoint=url, anonymous=True)
+
+    def put(self, key: str, body: bytes) -> None:
+        query = urlencode({"uploadType": "media", "name": key})
+        self._ask("POST", f"/upload/storage/v1/b/{self.name}/o?{query}", body)
+
+    def remove(self, key: str) -> None:
+        self._ask("DELETE", f"/storage/v1/b/{self.name}/o/{quote(key, safe='')}")
+
+    def objects(self, prefix: str = "") -> dict[str, bytes]:
+        keys = [key for key in self._keys(prefix) if "_headrace/staging-" not in key]
+        return {
+            key: self._ask("GET", f"/download/storage/v1/b/{self.name}/o/{quote(key, safe='')}?alt=media")
+            for key in keys
+        }
+
+    def staged(self) -> list[str]:
+        return [key for key in self._keys("") if "_headrace/staging-" in key]
+
+    def _keys(self, prefix: str) -> list[str]:
+        found: dict[str, Any] = json.loads(
+            self._ask("GET", f"/storage/v1/b/{self.name}/o?{urlencode({'prefix': prefix})}")
+        )
+        return [item["name"] for item in found.get("items", ())]
+
+    def _ask(self, method: str, path: str, body: bytes = b"") -> bytes:
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=20)
+        headers = {"Content-Type": "application/json"} if path == "/storage/v1/b" else {}
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        assert answer.status < 300, (method, path, answer.status, data)
+        return data
+
+
+def new_gcs_bucket(url: str) -> GcsBucket:
+    """A bucket that no other test has."""
+    made = GcsBucket(f"bucket-{next(_numbers)}", url)
+    made._ask("POST", "/storage/v1/b", json.dumps({"name": made.name}).encode())
+    return made
+
+
+@contextlib.contextmanager
+def _ending_with_us(command: list[str]) -> Iterator[int]:
+    """A server that prints its port and ends with its standard input."""
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        assert server.stdout is not None
+        assert server.stdin is not None
+        try:
+            yield int(server.stdout.readline())
+        finally:
+            server.stdin.close()
