@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from tests.object_store.cloud_fixture import CloudBucket
     from tests.object_store.bucket_fixture import Proxy, TestBucket
+    from tests.object_store.cloud_fixture import Cloud, CloudBucket
 
 # Machines are shared: a slow moment is no failure. CI draws the same examples each time, people new ones.
 settings.register_profile(
@@ -64,3 +64,14 @@ def gcs_bucket(gcs_url: str) -> "CloudBucket":
     from tests.object_store.cloud_fixture import new_gcs_bucket
 
     return new_gcs_bucket(gcs_url)
+
+
+@pytest.fixture(params=["gs"])
+def cloud(request: pytest.FixtureRequest) -> "Iterator[Cloud]":
+    """A bucket of another store than S3, and a proxy before it."""
+    from tests.object_store.bucket_fixture import proxied
+    from tests.object_store.cloud_fixture import Cloud
+
+    bucket: CloudBucket = request.getfixturevalue({"gs": "gcs_bucket"}[request.param])
+    with proxied(bucket.url, bucket.dialect) as proxy:
+        yield Cloud(bucket, proxy)

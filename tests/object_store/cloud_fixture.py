@@ -1,4 +1,4 @@
-"""Real servers of other object stores than S3, and buckets in them, each with a client that knows nothing of Headrace."""
+"""Real servers of other object stores than S3, and buckets in them, reached as strangers would."""
 
 import contextlib
 import http.client
@@ -16,9 +16,36 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 
+from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
+from headrace.remote_files import RemoteFiles
+from headrace.retries import Patience
+from headrace.stores.bucket_store import BucketStore
+from headrace.stores.gcs import GcsStore
+from tests.object_store.bucket_fixture import Dialect, Proxy
 
 _numbers = itertools.count(1)
+
+
+UID = "0123456789abcdef"
+PART_BYTES = 256 << 10
+HASTY = Pacing(Patience(tries=5, first_s=0.01, max_s=0.02, timeout_s=1.0))
+"""Waits that tests can afford."""
+
+Request = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Parts of "METHOD path?query" by which the requests of a store are known."""
+
+    stage: Request  # a part of a file
+    second: Request  # the second part of one
+    publish: Request
+    create: Request  # of a small object
+    listing: str
+    reading: Request
+    small_file: list[str]  # methods of all requests for a file of one part
 
 
 class CloudBucket(Protocol):
@@ -30,8 +57,20 @@ class CloudBucket(Protocol):
     @property
     def url(self) -> str: ...
 
+    @property
+    def dialect(self) -> Dialect: ...
+
+    @property
+    def signs(self) -> Signs: ...
+
+    def options(self, url: str) -> dict[str, Any]:
+        """How it is reached by way of `url`, as in a job."""
+
     def storage(self, url: str) -> StorageOptions:
-        """How it is reached by way of `url`."""
+        """The same as an object."""
+
+    def store(self, url: str) -> BucketStore:
+        """An output below `out` whose tries are soon over and whose parts are small."""
 
     def put(self, key: str, body: bytes) -> None: ...
 
@@ -42,6 +81,29 @@ class CloudBucket(Protocol):
 
     def staged(self) -> list[str]:
         """What is staged and nobody published."""
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A bucket, and what loses and refuses requests on their way there."""
+
+    bucket: CloudBucket
+    proxy: Proxy
+
+    @property
+    def storage(self) -> StorageOptions:
+        return self.bucket.storage(self.proxy.url)
+
+    def store(self) -> BucketStore:
+        return self.bucket.store(self.proxy.url)
+
+    def put(self, key: str, body: bytes) -> str:
+        """Puts an object; gives its URI."""
+        self.bucket.put(key, body)
+        return f"{self.bucket.uri}/{key}"
+
+    def files(self) -> RemoteFiles:
+        return RemoteFiles(self.storage, HASTY)
 
 
 # ---------------------------------------------------------------------- Google
@@ -57,6 +119,21 @@ def gcs_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+class GcsDialect:
+    """JSON."""
+
+    def refusal(self, status: int, code: str) -> tuple[str, bytes]:
+        error = {"code": status, "message": "on purpose", "errors": [{"reason": code, "message": "on purpose"}]}
+        return "application/json", json.dumps({"error": error}).encode()
+
+    def unlisted(self, path: str, body: bytes, part: str) -> bytes:
+        if "prefix=" not in path:
+            return body
+        page = json.loads(body)
+        page["items"] = [item for item in page.get("items", ()) if part not in item["name"]]
+        return json.dumps(page).encode()
+
+
 @dataclass(frozen=True)
 class GcsBucket:
     """A bucket of Google's."""
@@ -68,8 +145,25 @@ class GcsBucket:
     def uri(self) -> str:
         return f"gs://{self.name}"
 
+    dialect = GcsDialect()
+    signs = Signs(
+        stage=("POST", "/upload/", "part-", ".0&"),
+        second=("POST", "/upload/", "part-", ".1&"),
+        publish=("POST", "/compose"),
+        create=("POST", "/upload/"),
+        listing="prefix=",
+        reading=("GET", "/download/"),
+        small_file=["POST", "POST", "DELETE"],
+    )
+
+    def options(self, url: str) -> dict[str, Any]:
+        return {"endpoint": url, "anonymous": True}
+
     def storage(self, url: str) -> StorageOptions:
-        return StorageOptions(endpoint=url, anonymous=True)
+        return StorageOptions(**self.options(url))
+
+    def store(self, url: str) -> BucketStore:
+        return GcsStore(f"{self.uri}/out", UID, self.storage(url), HASTY, PART_BYTES)
 
     def put(self, key: str, body: bytes) -> None:
         query = urlencode({"uploadType": "media", "name": key})

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 START_S = 20.0
@@ -41,9 +42,7 @@ class Gate(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
-    def _refusal(
-        self, path: str, query: dict[str, list[str]], asked: dict[str, list[dict[str, str]]]
-    ) -> tuple[int, str]:
+    def _refusal(self, path: str, query: dict[str, list[str]], asked: dict[str, Any]) -> tuple[int, str]:
         final = path.removesuffix("/compose")
         bucket = final.rpartition("/o/")[0]
         for source in asked["sourceObjects"]:
@@ -89,18 +88,7 @@ class Gate(BaseHTTPRequestHandler):
 def main(program: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    arguments = [
-        "-backend",
-        "memory",
-        "-scheme",
-        "http",
-        "-host",
-        "127.0.0.1",
-        "-port",
-        str(port),
-        "-log-level",
-        "error",
-    ]
+    arguments = f"-backend memory -scheme http -host 127.0.0.1 -port {port} -log-level error".split()
     with subprocess.Popen([program, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as behind:
         try:
             Gate.behind = f"127.0.0.1:{port}"
