@@ -66,12 +66,31 @@ def gcs_bucket(gcs_url: str) -> "CloudBucket":
     return new_gcs_bucket(gcs_url)
 
 
-@pytest.fixture(params=["gs"])
+@pytest.fixture(scope="session")
+def azure_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of Azure's API, and the environment's keys to it."""
+    from tests.object_store.cloud_fixture import AZURE_KEYS, azure_server
+
+    with azure_server(tmp_path_factory.mktemp("azurite")) as url, pytest.MonkeyPatch.context() as patch:
+        for name, value in AZURE_KEYS.items():
+            patch.setenv(name, value)
+        yield url
+
+
+@pytest.fixture
+def azure_container(azure_url: str) -> "CloudBucket":
+    """A new container there."""
+    from tests.object_store.cloud_fixture import new_azure_container
+
+    return new_azure_container(azure_url)
+
+
+@pytest.fixture(params=["gs", "abfss"])
 def cloud(request: pytest.FixtureRequest) -> "Iterator[Cloud]":
     """A bucket of another store than S3, and a proxy before it."""
     from tests.object_store.bucket_fixture import proxied
     from tests.object_store.cloud_fixture import Cloud
 
-    bucket: CloudBucket = request.getfixturevalue({"gs": "gcs_bucket"}[request.param])
+    bucket: CloudBucket = request.getfixturevalue({"gs": "gcs_bucket", "abfss": "azure_container"}[request.param])
     with proxied(bucket.url, bucket.dialect) as proxy:
         yield Cloud(bucket, proxy)

@@ -102,7 +102,7 @@ def list_gcs(files: HttpFiles, path: str) -> Iterator[Found]:
                 path=f"gs://{bucket}/{item['name']}",
                 size=int(item.get("size", 0)),
                 version=str(item["generation"]),
-                modified_ns=int(changed.timestamp() * 1_000) * 1_000_000,
+                modified_ns=int(changed.timestamp()) * 1_000_000_000,  # as its headers tell it
             )
         token = page.get("nextPageToken", "")
         if not token:

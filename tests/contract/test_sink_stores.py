@@ -48,12 +48,12 @@ class Place:
         return replace(self, uri="/".join(names) if not scheme else f"{scheme}://{'/'.join(names)}")
 
 
-@pytest.fixture(params=["local", "s3", "gs"])
+@pytest.fixture(params=["local", "s3", "gs", "abfss"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
         return Place(str(tmp_path / "a" / "b" / "out"), StorageOptions())
     if request.param != "s3":
-        cloud: CloudBucket = request.getfixturevalue({"gs": "gcs_bucket"}[request.param])
+        cloud: CloudBucket = request.getfixturevalue({"gs": "gcs_bucket", "abfss": "azure_container"}[request.param])
         return Place(f"{cloud.uri}/a/b/out", cloud.storage(cloud.url))
     bucket = request.getfixturevalue("bucket")
     return Place(f"s3://{bucket.name}/a/b/out", bucket.storage)

@@ -122,7 +122,7 @@ def in_cloud(cloud: CloudBucket) -> Place:
     )
 
 
-CLOUDS = {"gs": "gcs_bucket"}
+CLOUDS = {"gs": "gcs_bucket", "abfss": "azure_container"}
 
 
 @pytest.fixture(params=["local", "http", "s3", *CLOUDS])

@@ -195,7 +195,7 @@ def proxied(target: str, dialect: Dialect | None = None) -> Iterator[Proxy]:
                 shown = dialect.unlisted(self.path, data, made.unlisted)
                 if shown != data:
                     data = shown
-                    found.headers.replace_header("Content-Length", str(len(data)))
+                    del found.headers["Content-Length"]
             kept = {name: value for name, value in found.getheaders() if name.lower() not in _OF_THE_HOP}
             upstream.close()
             if fault is Fault.LOSE:

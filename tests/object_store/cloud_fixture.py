@@ -5,21 +5,28 @@ import http.client
 import itertools
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
 
-from headrace.httpfile import Pacing
+from headrace.azure_urls import AzureUrls, list_blobs
+from headrace.gcs_urls import GcsUrls, list_gcs
+from headrace.httpfile import Found, HttpFiles, Pacing
 from headrace.program import StorageOptions
 from headrace.remote_files import RemoteFiles
-from headrace.retries import Patience
+from headrace.retries import Patience, RetryBudget
+from headrace.stores.azure import AzureStore
 from headrace.stores.bucket_store import BucketStore
 from headrace.stores.gcs import GcsStore
 from tests.object_store.bucket_fixture import Dialect, Proxy
@@ -71,6 +78,9 @@ class CloudBucket(Protocol):
 
     def store(self, url: str) -> BucketStore:
         """An output below `out` whose tries are soon over and whose parts are small."""
+
+    def listed(self, url: str, prefix: str, page_keys: int) -> list[Found]:
+        """A listing in pages of so many keys."""
 
     def put(self, key: str, body: bytes) -> None: ...
 
@@ -165,6 +175,10 @@ class GcsBucket:
     def store(self, url: str) -> BucketStore:
         return GcsStore(f"{self.uri}/out", UID, self.storage(url), HASTY, PART_BYTES)
 
+    def listed(self, url: str, prefix: str, page_keys: int) -> list[Found]:
+        files = HttpFiles(GcsUrls(self.storage(url), page_keys), HASTY, RetryBudget())
+        return list(list_gcs(files, f"{self.uri}/{prefix}"))
+
     def put(self, key: str, body: bytes) -> None:
         query = urlencode({"uploadType": "media", "name": key})
         self._ask("POST", f"/upload/storage/v1/b/{self.name}/o?{query}", body)
@@ -203,6 +217,127 @@ def new_gcs_bucket(url: str) -> GcsBucket:
     """A bucket that no other test has."""
     made = GcsBucket(f"bucket-{next(_numbers)}", url)
     made._ask("POST", "/storage/v1/b", json.dumps({"name": made.name}).encode())
+    return made
+
+
+# ---------------------------------------------------------------------- Azure
+
+AZURE_ACCOUNT = "devstoreaccount1"
+AZURE_KEYS = {
+    "AZURE_STORAGE_ACCOUNT": AZURE_ACCOUNT,
+    "AZURE_STORAGE_KEY": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
+}
+"""Of every emulator, as its documentation says."""
+
+
+@contextlib.contextmanager
+def azure_server(folder: Path) -> Iterator[str]:
+    """A server's URL; `folder` is its own."""
+    script, node = shutil.which("azurite-blob"), shutil.which("node")
+    if not script or not node:
+        pytest.skip("needs node, and azurite-blob on the PATH: npm install -g azurite@3.35.0")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = f"--silent --disableTelemetry --inMemoryPersistence --blobHost 127.0.0.1 --blobPort {port}"
+    with subprocess.Popen(
+        [node, str(Path(script).resolve()), *options.split()],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as server:
+        try:
+            end = time.monotonic() + 30
+            while True:
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                assert server.poll() is None, "azurite ended"
+                assert time.monotonic() < end, "azurite doesn't answer"
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+class AzureDialect:
+    """XML."""
+
+    def refusal(self, status: int, code: str) -> tuple[str, bytes]:
+        return "application/xml", f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
+
+    def unlisted(self, path: str, body: bytes, part: str) -> bytes:
+        if "comp=list" not in path:
+            return body
+        return re.sub(
+            rb"<Blob>.*?</Blob>", lambda item: b"" if part.encode() in item[0] else item[0], body, flags=re.DOTALL
+        )
+
+
+@dataclass(frozen=True)
+class AzureContainer:
+    """A container of Azure's, with Microsoft's client."""
+
+    name: str
+    url: str
+
+    dialect = AzureDialect()
+    signs = Signs(
+        stage=("PUT", "part-", "comp=block&"),
+        second=("PUT", "part-", "comp=block&", "LjAwMDAx"),  # base64 of .00001
+        publish=("PUT", "part-", "comp=blocklist"),
+        create=("PUT",),
+        listing="comp=list",
+        reading=("GET", "part-"),
+        small_file=["PUT", "PUT"],
+    )
+
+    @property
+    def uri(self) -> str:
+        return f"abfss://{self.name}@{AZURE_ACCOUNT}.dfs.core.windows.net"
+
+    def options(self, url: str) -> dict[str, Any]:
+        return {"endpoint": f"{url}/{AZURE_ACCOUNT}"}
+
+    def storage(self, url: str) -> StorageOptions:
+        return StorageOptions(**self.options(url))
+
+    def store(self, url: str) -> BucketStore:
+        return AzureStore(f"{self.uri}/out", UID, self.storage(url), HASTY, PART_BYTES)
+
+    def listed(self, url: str, prefix: str, page_keys: int) -> list[Found]:
+        files = HttpFiles(AzureUrls(self.storage(url), page_keys), HASTY, RetryBudget())
+        return list(list_blobs(files, f"{self.uri}/{prefix}"))
+
+    @property
+    def client(self) -> Any:
+        return _azure_client(self.url).get_container_client(self.name)
+
+    def put(self, key: str, body: bytes) -> None:
+        self.client.upload_blob(key, body, overwrite=True)
+
+    def remove(self, key: str) -> None:
+        self.client.delete_blob(key)
+
+    def objects(self, prefix: str = "") -> dict[str, bytes]:
+        names = self.client.list_blob_names(name_starts_with=prefix)
+        return {name: self.client.download_blob(name).readall() for name in names}
+
+    def staged(self) -> list[str]:
+        found = [blob.name for blob in self.client.list_blobs(include=["uncommittedblobs"])]
+        return sorted(set(found) - set(self.client.list_blob_names()))
+
+
+@cache
+def _azure_client(url: str) -> Any:
+    from azure.storage.blob import BlobServiceClient
+
+    key = {"account_name": AZURE_ACCOUNT, "account_key": AZURE_KEYS["AZURE_STORAGE_KEY"]}
+    return BlobServiceClient(f"{url}/{AZURE_ACCOUNT}", credential=key)
+
+
+def new_azure_container(url: str) -> AzureContainer:
+    """A container that no other test has."""
+    made = AzureContainer(f"bucket-{next(_numbers)}", url)
+    made.client.create_container()
     return made
 
 

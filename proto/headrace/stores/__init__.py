@@ -45,6 +45,10 @@ def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, s
                 from headrace.stores.gcs import GcsStore
 
                 return GcsStore(uri, uid, storage or StorageOptions())
+            case "abfs" | "abfss":
+                from headrace.stores.azure import AzureStore
+
+                return AzureStore(uri, uid, storage or StorageOptions())
             case _:
                 return LocalStore(Path(uri), uid, Path(staging) if staging else None)
     except ImportError as error:

@@ -15,23 +15,18 @@ Not here: what outputs in all object stores share (`headrace.stores.bucket_store
 (`headrace.stores.gcs_client`).
 """
 
-import contextlib
 import json
 import secrets
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 from headrace.errors import SinkError
 from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.publish import HIDDEN, StagingGone, staged_name
-from headrace.stores.bucket_store import PART_BYTES, BucketStore, uploaders
+from headrace.stores.bucket_store import PART_BYTES, BucketStore
 from headrace.stores.gcs_client import COMPOSED_MAX, Bucket, Piece
-
-PIECES_AHEAD = 2
-"""Of one file, under way at once while the next one fills."""
+from headrace.stores.parts import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,65 +57,31 @@ def parked_from(text: str) -> Parked:
     return Parked(token, pieces)
 
 
-class Staging:
+class Staging(Parts):
     """One file being staged. Used by one thread at a time; pieces go out in others."""
 
     def __init__(self, bucket: Bucket, key: str, piece_bytes: int) -> None:
         """`key` is what the keys of all pieces begin with."""
+        super().__init__(piece_bytes)
         self._bucket = bucket
         self._key = key
-        self._piece_bytes = piece_bytes
         self._token = secrets.token_hex(16)
-        self._buffer = bytearray()
-        self._running: deque[tuple[int, Future[str]]] = deque()
         self._pieces: list[tuple[int, str]] = []  # number and generation
-        self._number = 0
-
-    def append(self, data: memoryview) -> None:
-        """Adds bytes; waits while enough of them are under way."""
-        while data:
-            room = self._piece_bytes - len(self._buffer)
-            self._buffer += data[:room]
-            data = data[room:]
-            if len(self._buffer) == self._piece_bytes:
-                self._send()
-
-    def unsent(self) -> bytes | None:
-        """All bytes, if none of them has been sent."""
-        return None if self._number else bytes(self._buffer)
 
     def finish(self) -> str:
         """Waits until the store has all pieces."""
-        if self._buffer or not self._number:  # a file of no bytes is one piece of none
-            self._send()
-        while self._running:
-            self._collect()
+        self._flush()
         return Parked(self._token, tuple(self._pieces)).to_text()
 
     def discard(self) -> None:
         """Deletes all pieces."""
-        for _, running in self._running:
-            running.cancel()
-        for _, running in self._running:
-            with contextlib.suppress(OSError):
-                if not running.cancelled():
-                    running.result()
-        self._running.clear()
+        self._cancel()
         self._bucket.forget([piece_key(self._key, self._token, number) for number in range(self._number)])
 
-    def _send(self) -> None:
-        while len(self._running) >= PIECES_AHEAD:
-            self._collect()
-        body, self._buffer = bytes(self._buffer), bytearray()
-        key = piece_key(self._key, self._token, self._number)
-        self._running.append((self._number, uploaders().submit(self._put, key, body)))
-        self._number += 1
-
-    def _collect(self) -> None:
-        number, running = self._running.popleft()
-        self._pieces.append((number, running.result()))
-        if len(self._pieces) == COMPOSED_MAX and (self._buffer or self._running):
+    def _arrived(self, number: int, called: str) -> None:
+        if len(self._pieces) == COMPOSED_MAX:
             self._compose()
+        self._pieces.append((number, called))
 
     def _compose(self) -> None:
         """Puts the pieces so far together into one that has a number of its own."""
@@ -134,7 +95,8 @@ class Staging:
         self._number += 1
         self._bucket.forget([piece.key for piece in pieces])
 
-    def _put(self, key: str, body: bytes) -> str:
+    def _put(self, number: int, body: bytes) -> str:
+        key = piece_key(self._key, self._token, number)
         try:
             return self._bucket.insert(key, body, self._token)
         except FileExistsError:

@@ -91,12 +91,14 @@ class Rest:
                 raise StoreUnavailable(f"{place}: {text} (tries: {failures})") from cause
             pacing.sleep(wait_s)
 
-    def attempt(self, method: str, url: str) -> None:
-        """One request that is made once and may fail."""
+    def attempt(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Answer | None:
+        """One request that is made once; None where no answer came."""
         try:
-            self._once(method, url, {}, b"")
+            return self._once(method, url, headers or {}, body)
         except (OSError, http.client.HTTPException):
-            return
+            return None
 
     def _once(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         target = self._signer.url(url)
