@@ -40,6 +40,13 @@ _SIGNED = (
 )
 
 
+_FORM = "abfss://CONTAINER@ACCOUNT.dfs.core.windows.net"
+
+
+class BadPlace(OSError):
+    """A URI says not enough of where it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """Where a container is and whose it is."""
@@ -71,10 +78,12 @@ def container_of(path: str, storage: StorageOptions) -> Container:
     """The container of a path.
 
     Raises:
-        PermissionError: nothing says whose account it is in.
+        BadPlace: it names no container, or nothing says whose account it is in.
     """
     root, _ = split_path(path)
     name, _, host = root.partition("://")[2].partition("@")
+    if not name:
+        raise BadPlace(f"{root} names no container: {_FORM}")
     known = _known()
     account = host.partition(".")[0] or known.account
     if storage.endpoint:
@@ -86,7 +95,7 @@ def container_of(path: str, storage: StorageOptions) -> Container:
         domain = host.partition(".")[2].replace("dfs.", "blob.", 1) or "blob.core.windows.net"
         endpoint = f"https://{account}.{domain}"
     if not account:
-        raise PermissionError(f"{root} names no account: abfss://CONTAINER@ACCOUNT.dfs.core.windows.net")
+        raise BadPlace(f"{root} names no account: {_FORM}")
     return Container(name, account, endpoint.rstrip("/"), root)
 
 

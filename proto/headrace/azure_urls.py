@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlencode
 from xml.etree import ElementTree
 
-from headrace.azure_auth import Unsigned, azure_signer, container_of, name_of, object_url, split_path
+from headrace.azure_auth import BadPlace, Unsigned, azure_signer, container_of, name_of, object_url, split_path
 from headrace.errors import SourceRefused
 from headrace.httpfile import Found, HttpFiles, Pacing, Refusal, quoted
 from headrace.program import StorageOptions
@@ -42,7 +42,7 @@ class AzureUrls:
                 "abfss:// needs AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN or azure-identity: "
                 "pip install 'headrace[azure]'"
             ) from error
-        except PermissionError as error:
+        except (BadPlace, PermissionError) as error:
             raise SourceRefused(str(error)) from error
         _, key = split_path(path)
         if page is None:

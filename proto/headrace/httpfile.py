@@ -279,7 +279,10 @@ class HttpFiles:
 
 
 _GONE_CODES = ("NoSuchBucket", "ContainerNotFound")
-_PASSING_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "ExpiredToken", "InternalError")
+_PASSING_CODES = (
+    "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "ExpiredToken", "InternalError",
+    "rateLimitExceeded", "userRateLimitExceeded",
+)  # fmt: skip
 """Words of object stores for what another try may change, whatever the status; an expired token is fetched anew."""
 
 

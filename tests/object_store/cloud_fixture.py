@@ -239,12 +239,8 @@ def azure_server(folder: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options = f"--silent --disableTelemetry --inMemoryPersistence --blobHost 127.0.0.1 --blobPort {port}"
-    with subprocess.Popen(
-        [node, str(Path(script).resolve()), *options.split()],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    ) as server:
+    command = [node, str(Path(script).resolve()), *options.split()]
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as server:
         try:
             end = time.monotonic() + 30
             while True:
@@ -331,7 +327,7 @@ def _azure_client(url: str) -> Any:
     from azure.storage.blob import BlobServiceClient
 
     key = {"account_name": AZURE_ACCOUNT, "account_key": AZURE_KEYS["AZURE_STORAGE_KEY"]}
-    return BlobServiceClient(f"{url}/{AZURE_ACCOUNT}", credential=key)
+    return BlobServiceClient(f"{url}/{AZURE_ACCOUNT}", credential=key, api_version="2023-11-03")
 
 
 def new_azure_container(url: str) -> AzureContainer:

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pytest
@@ -13,7 +14,7 @@ from headrace.errors import SinkError, SinkUnavailable
 from headrace.publish import StagingGone, part_name
 from headrace.stores.bucket_store import BucketStore
 from tests.object_store.bucket_fixture import Fault
-from tests.object_store.cloud_fixture import HASTY, PART_BYTES, UID, Cloud
+from tests.object_store.cloud_fixture import HASTY, PART_BYTES, UID, Cloud, GcsBucket
 
 NAME = part_name(0, UID, 1, "00000000", ".bin")
 KEY = f"out/{NAME}"
@@ -134,6 +135,28 @@ def test_a_worker_that_wakes_when_its_staging_is_gone_publishes_nothing(cloud: C
     assert cloud.bucket.objects() == {}
 
 
+def test_what_a_late_request_brings_back_is_not_published(gcs_bucket: GcsBucket) -> None:
+    store = gcs_bucket.store(gcs_bucket.url)
+    file = stage(store, b"rows")
+    (piece,) = gcs_bucket.staged()
+    store.drop_staged()
+    gcs_bucket.put(piece, b"rows")
+    with pytest.raises(StagingGone):
+        store.publish(file)
+    assert store.missing([file]) == [NAME]
+    assert gcs_bucket.objects() == {}
+
+
+def test_two_who_publish_at_once_both_succeed(cloud: Cloud) -> None:
+    store, other = cloud.store(), cloud.store()
+    files = [stage(store, name=part_name(shard, UID, 1, "00000000", ".bin")) for shard in range(12)]
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(each.publish_taken, files) for each in (store, other)]:
+            done.result()
+    assert cloud.bucket.objects() == {f"out/{file.name}": BODY for file in files}
+    assert cloud.bucket.staged() == []
+
+
 def test_what_was_published_stays_when_all_that_is_staged_is_dropped(cloud: Cloud) -> None:
     store = cloud.store()
     cloud.proxy.fault = lambda method, path: Fault.REFUSE if method == "DELETE" else Fault.PASS
@@ -199,6 +222,15 @@ def test_a_manifest_that_is_not_listed_yet_is_found(cloud: Cloud) -> None:
     cloud.proxy.unlisted = "manifest-000003"
     assert list(store.names("_headrace/")) == [f"_headrace/{manifest_name(number)}" for number in (1, 2)]
     assert newest_manifest(store) == (3, manifest_name(3))
+
+
+def test_a_staged_file_that_is_not_listed_yet_is_not_missing(cloud: Cloud) -> None:
+    store = cloud.store()
+    file = stage(store)
+    cloud.proxy.unlisted = "part-"
+    assert store.missing([file]) == []
+    store.publish_taken([file])
+    assert cloud.bucket.objects() == {KEY: BODY}
 
 
 def test_a_published_file_that_is_not_listed_yet_counts_as_published(cloud: Cloud) -> None:

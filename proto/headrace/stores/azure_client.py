@@ -12,7 +12,7 @@ Not here: outputs and how their files are staged (`headrace.stores.azure`), trie
 import base64
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from urllib.parse import urlencode
 from xml.etree import ElementTree
@@ -41,7 +41,7 @@ class Blobs:
 
         Raises:
             ImportError: azure-identity is needed and isn't installed.
-            PermissionError: nothing says whose account it is.
+            BadPlace: the URI says not enough.
         """
         self._container = container_of(path, storage)
         signer = azure_signer(self._container.account, anonymous=storage.anonymous)
@@ -82,7 +82,7 @@ class Blobs:
 
     def put_block(self, key: str, block: str, body: bytes) -> None:
         """Puts a block where no reader sees it; again, it replaces itself."""
-        self._send("PUT", key, {"Content-MD5": _md5(body)}, body, comp="block", blockid=block)
+        self._send("PUT", key, {"Content-MD5": _md5(body)}, body, {"comp": "block", "blockid": block})
 
     def put_blocks(self, key: str, blocks: Sequence[str], token: str) -> None:
         """Creates a blob of blocks.
@@ -91,12 +91,12 @@ class Blobs:
             NoSuchBlocks: not all of them are there.
             FileExistsError: there is a blob, maybe this.
         """
-        self._send("PUT", key, *_commit(blocks, token), comp="blocklist")
+        self._send("PUT", key, *_commit(blocks, token), {"comp": "blocklist"})
 
     def blocks(self, key: str) -> list[tuple[str, int]]:
         """Names and sizes of the blocks that wait under a name."""
         try:
-            answer = self._send("GET", key, comp="blocklist", blocklisttype="uncommitted")
+            answer = self._send("GET", key, query={"comp": "blocklist", "blocklisttype": "uncommitted"})
         except FileNotFoundError:
             return []
         found = ElementTree.fromstring(answer.body).iterfind("UncommittedBlocks/Block")
@@ -144,7 +144,7 @@ class Blobs:
     def _listed(self, prefix: str, more: dict[str, str]) -> Iterator[str]:
         query = {"restype": "container", "comp": "list", "prefix": prefix, **more}
         while True:
-            page = ElementTree.fromstring(self._send("GET", "", **query).body)
+            page = ElementTree.fromstring(self._send("GET", "", query=query).body)
             for item in page.iterfind("Blobs/Blob"):
                 if item.findtext("Properties/ResourceType") != "directory":
                     yield name_of(item.find("Name"))
@@ -153,7 +153,12 @@ class Blobs:
                 return
 
     def _send(
-        self, method: str, key: str, headers: dict[str, str] | None = None, body: bytes = b"", **query: str
+        self,
+        method: str,
+        key: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        query: Mapping[str, str] | None = None,
     ) -> Answer:
         place = f"{self.place}/{key}" if key else self.place
         url = object_url(self._container, key) + (f"?{urlencode(query)}" if query else "")

@@ -173,7 +173,8 @@ class GcsStore(BucketStore):
         parked, key = parked_from(staged), self._pieces_key(name)
         found = {piece.key: piece for piece in self._bucket.pieces(f"{key}.{parked.token}.")}
         wanted = pieces_of(key, parked)
-        held = [found[piece.key] for piece in wanted if piece.key in found]
+        listed = [found.get(piece.key) or self._bucket.piece(piece.key) for piece in wanted]  # a listing may lag
+        held = [piece for piece in listed if piece is not None]
         are_same = [piece.generation for piece in held] == [piece.generation for piece in wanted]
         return (are_same and sum(piece.size for piece in held) == size) or self._is_completed(name, parked.token, size)
 

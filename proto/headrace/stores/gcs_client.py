@@ -121,6 +121,11 @@ class Bucket:
         for item in self._listed(prefix, True, "name,generation,size"):
             yield Piece(item["name"], str(item["generation"]), int(item["size"]))
 
+    def piece(self, key: str) -> Piece | None:
+        """An object, None where there is none."""
+        found = self.head(key)
+        return None if found is None else Piece(key, found.version, found.size)
+
     def delete(self, keys: list[str]) -> None:
         """Deletes objects, several at once; those that are gone already are fine."""
         each(self._delete, keys)
