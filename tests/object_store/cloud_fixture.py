@@ -213,10 +213,10 @@ class GcsBucket:
         return data
 
 
-def new_gcs_bucket(url: str) -> GcsBucket:
-    """A bucket that no other test has."""
+def new_gcs_bucket(url: str, *, versioned: bool = False) -> GcsBucket:
+    """A bucket that no other test has; `versioned`: it keeps what is deleted."""
     made = GcsBucket(f"bucket-{next(_numbers)}", url)
-    made._ask("POST", "/storage/v1/b", json.dumps({"name": made.name}).encode())
+    made._ask("POST", "/storage/v1/b", json.dumps({"name": made.name, "versioning": {"enabled": versioned}}).encode())
     return made
 
 

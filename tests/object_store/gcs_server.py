@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 START_S = 20.0
+_UNMET = "At least one of the pre-conditions you specified did not hold."
 _OF_THE_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive"}
 
 
@@ -46,12 +47,16 @@ class Gate(BaseHTTPRequestHandler):
         final = path.removesuffix("/compose")
         bucket = final.rpartition("/o/")[0]
         for source in asked["sourceObjects"]:
-            found = self._generation(f"{bucket}/o/{quote(source['name'], safe='')}")
-            if not found or source.get("generation", found) != found:
+            path = f"{bucket}/o/{quote(source['name'], safe='')}"
+            named = f"?generation={source['generation']}" if "generation" in source else ""
+            found = self._generation(path + named)
+            if not found:
                 return 404, f"No such object: {source['name']}"
+            if source.get("objectPreconditions", {}).get("ifGenerationMatch", found) != found:
+                return 412, _UNMET
         wanted = query.get("ifGenerationMatch")
         if wanted and wanted != [self._generation(final) or "0"]:
-            return 412, "At least one of the pre-conditions you specified did not hold."
+            return 412, _UNMET
         return 0, ""
 
     def _generation(self, path: str) -> str:

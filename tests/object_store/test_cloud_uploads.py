@@ -14,7 +14,7 @@ from headrace.errors import SinkError, SinkUnavailable
 from headrace.publish import StagingGone, part_name
 from headrace.stores.bucket_store import BucketStore
 from tests.object_store.bucket_fixture import Fault
-from tests.object_store.cloud_fixture import HASTY, PART_BYTES, UID, Cloud, GcsBucket
+from tests.object_store.cloud_fixture import HASTY, PART_BYTES, UID, Cloud, GcsBucket, new_gcs_bucket
 
 NAME = part_name(0, UID, 1, "00000000", ".bin")
 KEY = f"out/{NAME}"
@@ -145,6 +145,16 @@ def test_what_a_late_request_brings_back_is_not_published(gcs_bucket: GcsBucket)
         store.publish(file)
     assert store.missing([file]) == [NAME]
     assert gcs_bucket.objects() == {}
+
+
+def test_what_a_bucket_keeps_of_deleted_pieces_is_not_published(gcs_url: str) -> None:
+    bucket = new_gcs_bucket(gcs_url, versioned=True)
+    store = bucket.store(bucket.url)
+    file = stage(store)
+    store.drop_staged()
+    with pytest.raises(StagingGone):
+        store.publish(file)
+    assert bucket.objects() == {}
 
 
 def test_two_who_publish_at_once_both_succeed(cloud: Cloud) -> None:

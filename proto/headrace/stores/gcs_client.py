@@ -99,12 +99,16 @@ class Bucket:
         """Creates an object of the bytes of others, one after the other; gives the generation.
 
         Raises:
-            FileNotFoundError: one of them isn't there in that generation.
-            FileExistsError: there is an object `key`, maybe this.
+            FileNotFoundError: one of them isn't there.
+            FileExistsError: there is an object `key`, maybe this; or one of them isn't there in that generation.
         """
         assert 0 < len(pieces) <= COMPOSED_MAX
+        # As conditions: a generation that is asked for is found where versions are kept, also after it was deleted.
+        wanted = [
+            {"name": piece.key, "objectPreconditions": {"ifGenerationMatch": piece.generation}} for piece in pieces
+        ]
         body = {
-            "sourceObjects": [{"name": piece.key, "generation": piece.generation} for piece in pieces],
+            "sourceObjects": wanted,
             "destination": {"contentType": _BYTES, "metadata": {TOKEN: token}},
         }
         url = f"{self._url(key)}/compose?ifGenerationMatch=0&fields=generation"
