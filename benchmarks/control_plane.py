@@ -147,7 +147,9 @@ class Worker:
         for i, grant in enumerate(self._held.values()):
             read = int((now - self._begun_at) * self._rate) if i == 0 else 0
             end = self._offers.get((grant.shard, grant.epoch), grant.end)
-            messages.append(v1.Held(grant.shard, grant.epoch, grant.begin, grant.end, min(grant.begin + read, end)))
+            position = min(grant.begin + read, end)
+            rows = (position - grant.begin) // ROW_BYTES
+            messages.append(v1.Held(grant.shard, grant.epoch, grant.begin, grant.end, position, rows_done=rows))
         return messages
 
     def _commit(self, item: v1.Held) -> v1.Commit:

@@ -102,9 +102,9 @@ class RecoverySite:
 
     def submit(self, workers_max: int = 1) -> None:
         """Submits the job."""
-        from coordinator.spec import load_job
+        from coordinator.spec import examine_job
 
-        loaded = load_job(self._job(PAUSE_S, workers={"max": workers_max}), {}, {})
+        loaded = examine_job(self._job(PAUSE_S, workers={"max": workers_max}), {}, {})
         request = v1.SubmitRequest(loaded.job.to_manifest(loaded.folder), digest="by hand")
 
         async def submit() -> None:

@@ -7,19 +7,16 @@ the first commit.
 Not here: commits (`coordinator.core.leases`), what a manifest is made of (`coordinator.manifest`).
 """
 
-import base64
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from coordinator.core.schema import schema_of
 from coordinator.manifest import Header, ManifestDamaged, read_header
-from coordinator.output import StoredFile, newest_manifest
+from coordinator.output import newest_manifest, stored_manifest
 from headrace.errors import BadJob, Fault, SinkError
 from headrace.program import Program
-from headrace.publish import HIDDEN
 from headrace.stores import open_store
-from headrace.words import SOURCE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,18 +24,11 @@ if TYPE_CHECKING:
     from coordinator.planning import Probe
 
 
-def base_schema(program: Program) -> str:
-    """The schema of the files that the job adds to (`coordinator.core.schema`); empty where none is known.
-
-    Raises:
-        SinkError: the manifest there can't be read.
-    """
-    header = _base_header(program)
-    return "" if header is None else schema_of(header.columns)
-
-
-def check_append(program: Program, probes: "Mapping[str, Probe]") -> None:
+def check_append(program: Program, probes: "Mapping[str, Probe]") -> str:
     """Compares the job's format, columns and known types with those of the output that it adds to.
+
+    Returns:
+        The schema of the files there (`coordinator.core.schema`); empty where none is known.
 
     Raises:
         BadJob: they differ.
@@ -46,10 +36,11 @@ def check_append(program: Program, probes: "Mapping[str, Probe]") -> None:
     """
     header = _base_header(program)
     if header is None or not header.columns:
-        return
+        return ""
     faults = _format_faults(program, header) or _column_faults(program, probes, header)
     if faults:
         raise BadJob(faults)
+    return schema_of(header.columns)
 
 
 def _base_header(program: Program) -> Header | None:
@@ -58,7 +49,7 @@ def _base_header(program: Program) -> Header | None:
     store = open_store(program.sink.uri, storage=program.sink.storage)
     try:
         _, name = newest_manifest(store)
-        return None if name is None else read_header(StoredFile(store, f"{HIDDEN}/{name}"))
+        return None if name is None else read_header(stored_manifest(store, name))
     except (OSError, ManifestDamaged) as error:
         raise SinkError(f"The output {store.place} can't be added to: {error}") from error
 
@@ -95,25 +86,14 @@ _WAY_OUT = "the same type, mode: replace, or another folder"
 
 def _planned_types(program: Program, probes: "Mapping[str, Probe]") -> dict[str, str]:
     """Each column's type as a reader will find it, empty where only the data tell."""
-    import pyarrow as pa
+    from headrace.arrow_types import sink_schema, stored_schema
 
-    from headrace.arrow_types import stored_schema, tensor_type
-
-    names = [column.name for column in program.sink.columns]
-    source = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(program.source.schema)))
-    kinds = []
-    for column in program.sink.columns:
-        kind: pa.DataType = pa.null()
-        if column.ref.producer == SOURCE:
-            kind = source.field(column.ref.column).type
-        else:
-            probe = probes.get(column.ref.producer)
-            spec = None if probe is None or probe.outputs is None else probe.outputs.get(column.ref.column)
-            if spec is not None:
-                kind = tensor_type(spec.dtype, spec.shape)
-        kinds.append(kind)
-    stored = stored_schema(pa.schema(list(zip(names, kinds, strict=True))), program.sink.format)
-    return {name: "" if _has_null(kind) else str(kind) for name, kind in zip(names, stored.types, strict=True)}
+    outputs = {
+        stage: {name: (spec.dtype, spec.shape) for name, spec in (probe.outputs or {}).items()}
+        for stage, probe in probes.items()
+    }
+    stored = stored_schema(sink_schema(program, outputs), program.sink.format)
+    return {field.name: "" if _has_null(field.type) else str(field.type) for field in stored}
 
 
 def _has_null(kind: "pa.DataType") -> bool:

@@ -14,8 +14,6 @@ from grpclib.exceptions import GRPCError
 
 from headrace.limits import MESSAGE_BYTES_MAX
 
-PREFIX_BYTES = 5
-
 Method = Callable[[Any], Coroutine[Any, Any, None]]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from headrace.errors import ConfigError
 
+LEDGER = "ledger.sqlite"
+"""The ledger's name in its folder."""
 DESCRIPTION = """\
 Run a coordinator by hand: it plans jobs, leases their shards to workers, decides
 commits, and keeps all of it in a ledger from which it goes on after any end.
@@ -80,8 +82,12 @@ def read_config(arguments: Sequence[str]) -> Config:
     )
 
 
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and int(text) <= 0xFFFF
+
+
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) <= 0xFFFF):
+    if not _is_port(text):
         raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, found {text!r}")
     return int(text)
 
@@ -90,9 +96,7 @@ def _loopback(address: str | None, token_file: Path | None) -> tuple[str, int] |
     if address is None:
         return None
     host, _, port = address.rpartition(":")
-    if host not in ("127.0.0.1", "localhost", "[::1]") or not (
-        port.isascii() and port.isdecimal() and int(port) <= 0xFFFF
-    ):
+    if host not in ("127.0.0.1", "localhost", "[::1]") or not _is_port(port):
         raise ConfigError(f"--listen takes a loopback address such as 127.0.0.1:0, found {address!r}.")
     if token_file is None:
         raise ConfigError("--listen needs --token-file: everybody on this machine can reach a port.")

@@ -1,7 +1,7 @@
 """What metrics count that nothing else keeps: events of this process, and what workers said last.
 
 A counter may never fall while its job is the same, so what a worker did still counts when that worker is gone: the last
-word of every incarnation is kept, and sums are taken over all of them.
+word of each worker's incarnation is kept, of those that have a successor one sum for each job.
 
 Not here: the text of the metrics (`coordinator.metrics`).
 """
@@ -9,10 +9,10 @@ Not here: the text of the metrics (`coordinator.metrics`).
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from coordinator.exchange import Report, StageLoad, StageMeasures
-from headrace.words import Incarnation, JobUid
+from headrace.words import Incarnation, JobUid, WorkerName
 
 LEASE_SECONDS = (0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
@@ -42,13 +42,34 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class WorkerCounts:
-    """The last word of one incarnation of a worker on one job."""
+    """The last word of one incarnation of a worker on one job, or the sum of several."""
 
+    incarnation: Incarnation  # of a sum: the newest
     stages: dict[str, StageLoad]
     measures: dict[str, StageMeasures]
     read_busy_s: float
     write_busy_s: float
     heard_at: float
+
+    def then(self, later: "WorkerCounts") -> "WorkerCounts":
+        """The sum of this and what was heard later, as of then; nobody here has rows in progress any more."""
+        stages, measures = dict(self.stages), dict(self.measures)
+        for stage, load in later.stages.items():
+            stages[stage] = stages.get(stage, StageLoad(stage)) + load
+        passed_s = later.heard_at - self.heard_at
+        for stage, one in measures.items():
+            ago_s = one.last_done_ago_s + passed_s if one.last_done_ago_s >= 0 else -1.0
+            measures[stage] = replace(one, last_done_ago_s=ago_s)
+        for stage, one in later.measures.items():
+            measures[stage] = replace(measures.get(stage, StageMeasures(stage)) + one, rows_in_progress=0)
+        return WorkerCounts(
+            later.incarnation,
+            stages,
+            measures,
+            self.read_busy_s + later.read_busy_s,
+            self.write_busy_s + later.write_busy_s,
+            later.heard_at,
+        )
 
 
 @dataclass(slots=True)
@@ -58,11 +79,17 @@ class Counters:
     leases_expired: int = 0
     fenced_commits: int = 0
     lease_duration: Histogram = field(default_factory=lambda: Histogram(LEASE_SECONDS))  # grant to commit
-    _words: defaultdict[JobUid, dict[Incarnation, WorkerCounts]] = field(default_factory=lambda: defaultdict(dict))
+    _words: defaultdict[JobUid, dict[WorkerName, WorkerCounts]] = field(default_factory=lambda: defaultdict(dict))
+    _gone: dict[JobUid, WorkerCounts] = field(default_factory=dict)  # of incarnations that have a successor
 
     def note(self, job: JobUid, report: Report, now: float) -> None:
-        """Notes what a worker says of its work on a job."""
-        self._words[job][report.incarnation] = WorkerCounts(
+        """Notes what a worker says of its work on a job; its incarnation has no successor."""
+        before = self._words[job].get(report.worker)
+        if before is not None and before.incarnation != report.incarnation:
+            gone = self._gone.get(job)
+            self._gone[job] = before if gone is None else gone.then(before)
+        self._words[job][report.worker] = WorkerCounts(
+            report.incarnation,
             {load.stage: load for load in report.stages},
             {measures.stage: measures for measures in report.measures},
             report.read_busy_s,
@@ -70,9 +97,15 @@ class Counters:
             now,
         )
 
-    def words(self, job: str) -> Iterable[WorkerCounts]:
-        """The last words of all incarnations that worked on a job, also of those that are gone."""
-        return self._words.get(JobUid(job), {}).values()
+    def forget(self, job: JobUid) -> None:
+        """The job's name is another's now, and nobody asks for it any more."""
+        self._words.pop(job, None)
+        self._gone.pop(job, None)
+
+    def words(self, job: str) -> list[WorkerCounts]:
+        """The last words of all workers on a job, and the sum of what their incarnations before did."""
+        gone = self._gone.get(JobUid(job))
+        return [*self._words.get(JobUid(job), {}).values(), *([gone] if gone else [])]
 
     def loads(self, job: str, stage: str) -> StageLoad:
         """All that was done in a stage."""

@@ -148,6 +148,8 @@ class Driver:
         self.record([fact])
         if state is not JobState.RUNNING:
             log.info("job", job=run.name, state=str(state), reason=reason, message=message)
+        if run.is_forgotten:
+            self.counters.forget(run.uid)
         if state in (JobState.FAILED, JobState.ABANDONED):
             # Nobody is waited for: workers hear STOP, and a continued job begins without a pause.
             for worker in {lease.worker for lease in run.table.leases()}:

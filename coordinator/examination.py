@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from headrace.errors import Fault
+from headrace.errors import BadJob, Fault
 
 if TYPE_CHECKING:
     from coordinator.datasets import PlannedSource
     from coordinator.planning import Probe
     from coordinator.spec import InferenceJob, LoadedJob
+    from headrace.program import Program
 
 _SOURCE, _SINK = "spec.source", "spec.sink"
 _HARMLESS = {
@@ -105,6 +106,28 @@ def examine(
             )
         )
     return source, told
+
+
+def examined_program(
+    job: "InferenceJob",
+    probes: "Mapping[str, Probe]",
+    *,
+    limit_rows: int | None,
+    with_output: bool = True,
+    told: Told | None = None,
+    source: "PlannedSource | None" = None,
+) -> "tuple[PlannedSource, Program]":
+    """The source and the program of a job that is right, looked at as `examine` does.
+
+    Raises:
+        BadJob: all that `examine` finds wrong.
+    """
+    from coordinator.planning import resolve
+
+    source, told = examine(job, probes, limit_rows=limit_rows, with_output=with_output, told=told, source=source)
+    if source is None or told.faults:
+        raise BadJob(told.faults)
+    return source, resolve(job, source, probes, limit_rows=limit_rows, workers=job.spec.workers.max or 1)
 
 
 def doubtful_stages(job: "InferenceJob", told: Told) -> set[int]:

@@ -3,27 +3,16 @@
 Not here: the messages of the wire (`coordinator.rpc`), what is decided (`coordinator.driver`).
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 from coordinator.core.estimate import Estimate
 from coordinator.core.facts import OutputFile, RowCounts
 from coordinator.core.lease_values import Held
 from headrace.dataset import CorruptUnits, Slice
 from headrace.words import Epoch, Incarnation, JobUid, ShardId, WorkerName
-
-ACCEPTED = "ACCEPTED"
-STALE = "STALE"
-REFUSED = "REFUSED"
-
-DRAIN = "drain"
-STOP = "stop"
-REGISTER = "register"
-
-HELD_OUTPUT = "held"
-"""Reason of an ACCEPTED commit that the worker must not publish: the output wasn't empty at the start."""
-PUBLISHED = "published"
-"""Reason of an ACCEPTED commit that is published already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +94,23 @@ class StageMeasures:
     rows_tried_again: Mapping[str, int] = field(default_factory=dict)  # by reason: exception, crash, hang
     seconds_counts: tuple[int, ...] = ()  # batches by headrace.buckets.BATCH_SECONDS
     rows_counts: tuple[int, ...] = ()  # batches by headrace.buckets.BATCH_ROWS
+
+    def __add__(self, other: "StageMeasures") -> "StageMeasures":
+        return StageMeasures(
+            self.stage,
+            self.rows_in_progress + other.rows_in_progress,
+            self.wait_output_s + other.wait_output_s,
+            min((one for one in (self.last_done_ago_s, other.last_done_ago_s) if one >= 0), default=-1.0),
+            max(self.load_s, other.load_s),
+            self.hangs + other.hangs,
+            Counter(self.rows_tried_again) + Counter(other.rows_tried_again),
+            _added(self.seconds_counts, other.seconds_counts),
+            _added(self.rows_counts, other.rows_counts),
+        )
+
+
+def _added(counts: Sequence[int], others: Sequence[int]) -> tuple[int, ...]:
+    return tuple(map(sum, zip_longest(counts, others, fillvalue=0)))
 
 
 @dataclass(frozen=True, slots=True)

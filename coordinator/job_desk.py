@@ -29,7 +29,7 @@ from headrace.words import Reason, ShardState
 
 if TYPE_CHECKING:
     from coordinator.spec import InferenceJob
-    from coordinator.submission import PlannedJob
+    from coordinator.submission import CheckedJob, PlannedJob
 
 log = structlog.get_logger()
 
@@ -68,6 +68,7 @@ class JobDesk:
         async with self._submitting:
             job = await asyncio.to_thread(read_job, submission)
             run = self._named(job.metadata.name)
+            checked: CheckedJob | None = None
             if run is not None and submission.rejected and is_complete(run.ledger):
                 run = None  # what is still rejected is another job's to run
             if run is not None and submission.again:
@@ -75,11 +76,11 @@ class JobDesk:
                 if run.state is JobState.SUCCEEDED:
                     await asyncio.to_thread(_check_room, run, job)
                 else:
-                    await asyncio.to_thread(check_job, submission)
+                    checked = await asyncio.to_thread(check_job, submission)
                     await self._abandon(run)
                 run = None
             if run is None:
-                run = await self._start(submission, job)
+                run = await self._start(submission, job, checked)
             else:
                 if text := await asyncio.to_thread(refusal, run.ledger, submission.digest, job):
                     raise WrongState(text)
@@ -87,10 +88,12 @@ class JobDesk:
             await self._driver.commits.durable()
             return self.status_of(run)
 
-    async def _start(self, submission: Submission, job: "InferenceJob") -> JobRun:
+    async def _start(self, submission: Submission, job: "InferenceJob", checked: "CheckedJob | None") -> JobRun:
         driver = self._driver
         number, uid = driver.ledger.job_next, secrets.token_hex(8)
-        plan = await asyncio.to_thread(self._plan, submission, number=number, uid=uid, ledger_path=driver.path)
+        plan = await asyncio.to_thread(
+            self._plan, submission, number=number, uid=uid, ledger_path=driver.path, checked=checked
+        )
         # The table keeps and changes `ends`, so it is made when they are written.
         await driver.commits.stream(plan_facts(plan.planned, plan.dataset, plan.ends))
         ledger = JobLedger(plan.planned, plan.dataset, plan.ends)

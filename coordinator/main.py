@@ -25,7 +25,7 @@ from typing import Any
 import structlog
 
 from coordinator import metrics
-from coordinator.config import Config, read_config
+from coordinator.config import LEDGER, Config, read_config
 from coordinator.driver import Driver
 from coordinator.http import loopback_socket, serve_http
 from coordinator.job_desk import JobDesk
@@ -39,7 +39,6 @@ from headrace.errors import ConfigError
 from headrace.log_stream import LossyStderr
 from headrace.words import ExitCode
 
-LEDGER = "ledger.sqlite"
 CLOSE_TIMEOUT_S = 1.0
 LIFELINE_GRACE_S = 2.0
 """From the end of the lifeline to the end of this process, whatever it does: nobody may find it after five."""

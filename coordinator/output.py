@@ -157,11 +157,12 @@ class Output:
     def existing(self) -> list[str]:
         """Names of all visible files and rejects there now, relative and sorted: what `replace` will delete."""
         with _sink_errors(self.place, "listed"):
-            return sorted(
-                name
-                for name in self.store.names()
-                if name != SUCCESS and (not name.startswith(f"{HIDDEN}/") or name.startswith(f"{REJECTED}/"))
-            )
+            return sorted(self._existing())
+
+    def has_files(self) -> bool:
+        """Whether there are any of `existing`."""
+        with _sink_errors(self.place, "listed"):
+            return any(self._existing())
 
     def last_manifest(self) -> tuple[int, str | None]:
         """Number and file name of the newest manifest; ``(0, None)`` where there is none."""
@@ -290,14 +291,19 @@ class Output:
                 self.store.remove([f"{HIDDEN}/{newest_manifest(self.store)[1]}"])
         self.take_staging()
         self.sweep((), None)
-        self.clear()
+        self.clear()  # uploads that workers began during the sweep
         self.release_claim()
 
     # ------------------------------------------------------------------ inside
 
+    def _existing(self) -> Iterator[str]:
+        for name in self.store.names():
+            if name != SUCCESS and (not name.startswith(f"{HIDDEN}/") or name.startswith(f"{REJECTED}/")):
+                yield name
+
     def manifest(self, name: str) -> StoredFile:
         """The manifest of this file name."""
-        return StoredFile(self.store, f"{HIDDEN}/{name}")
+        return stored_manifest(self.store, name)
 
     def _chain(self, base: str | None) -> Iterator[str]:
         while base is not None:
@@ -320,6 +326,11 @@ class Output:
                 return _object(file.read())
         except FileNotFoundError:
             return None
+
+
+def stored_manifest(store: OutputStore, name: str) -> StoredFile:
+    """An output's manifest of this file name."""
+    return StoredFile(store, f"{HIDDEN}/{name}")
 
 
 def manifest_name(number: int) -> str:

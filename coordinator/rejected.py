@@ -8,7 +8,6 @@ rows came from may have changed since. So only rows that were kept (errors.onRej
 Not here: merging what comes out (`coordinator.finish`, mode retry), the reading (`sidecar.reader.rejected`).
 """
 
-import hashlib
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -25,10 +24,10 @@ from coordinator.manifest import (
     ShardEntry,
     read_manifest,
 )
-from coordinator.output import StoredFile, newest_manifest
+from coordinator.output import newest_manifest, stored_manifest
 from headrace.errors import BadJob, Fault, SinkError
-from headrace.program import Program, StorageOptions
-from headrace.publish import HIDDEN
+from headrace.program import Program
+from headrace.publish import stream_digest
 from headrace.rejects import NAMES, kept_column
 from headrace.stores import open_store
 from headrace.uris import is_remote
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from headrace.stores.port import OutputStore
 
 FIELD = "spec.sink.uri"
-_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ def find_rejected(store: "OutputStore") -> Rejected | None:
             header: Header | None = None
             own: list[OutputFile] = []
             inputs: list[InputFile] = []
-            for item in read_manifest(StoredFile(store, f"{HIDDEN}/{name}")):
+            for item in read_manifest(stored_manifest(store, name)):
                 match item:
                     case Header():
                         header = item
@@ -134,7 +132,7 @@ def rejected_job(job: "InferenceJob") -> "tuple[InferenceJob, PlannedSource, Rej
     from coordinator.spec.source import SourceSpec
 
     where = job.spec.sink.storage
-    store = open_store(job.spec.sink.uri, storage=StorageOptions(where.endpoint, where.region, where.anonymous))
+    store = open_store(job.spec.sink.uri, storage=where.options)
     rejected = find_rejected(store)
     if rejected is None:
         raise BadJob([Fault(FIELD, f"{store.place} has no complete output", "`headrace run` first")])
@@ -196,12 +194,10 @@ def _input_files(paths: Sequence[str], remote: "Remote") -> "list[PlannedFile]":
 
 
 def _check_digest(file: OutputFile, store: "OutputStore") -> None:
-    digest = hashlib.blake2b(digest_size=16)
     try:
         with store.open(file.name) as body:
-            while block := body.read(_READ_BYTES):
-                digest.update(block)
+            digest = stream_digest(body)
     except OSError as error:
         raise SinkError(f"{store.place_of(file.name)} can't be read: {error}") from error
-    if digest.hexdigest() != file.digest:
+    if digest != file.digest:
         raise SinkError(f"{store.place_of(file.name)} was changed: its digest isn't the manifest's.")

@@ -28,14 +28,13 @@ from coordinator import wire
 from coordinator.call_check import MessageCodec, checked
 from coordinator.driver import NoSuchJob, WrongState
 from coordinator.job_desk import JobDesk
-from coordinator.jobs import JobStatus
 from coordinator.submission import Submission
 from coordinator.worker_desk import BadReport, WorkerDesk
 from headrace import v1
 from headrace.channel import listen_unix
 from headrace.errors import BadJob, HeadraceError, InputError, SinkError
 from headrace.refusals import TEXT_MAX, faults_to_text
-from headrace.words import ShardState
+from headrace.words import TERMINAL_PHASES, ShardState
 
 PROTOCOL = 1
 WATCH_EVERY_S = 0.2
@@ -107,7 +106,7 @@ class JobService(v1.JobServiceBase):
             change = _known(self._desk.next_change, name)
             status = _known(self._desk.status, name)
             yield wire.job(status)
-            if _is_terminal(status):
+            if status.phase in TERMINAL_PHASES:
                 return
             await asyncio.wait([self._desk.end_of(name)], timeout=WATCH_EVERY_S)
             await asyncio.wait([change], timeout=1.0)
@@ -269,10 +268,6 @@ def _status(error: Exception) -> GRPCError:
             return GRPCError(Status.FAILED_PRECONDITION, str(error)[:TEXT_MAX])
         case _:
             return GRPCError(Status.UNAVAILABLE, str(error)[:TEXT_MAX])
-
-
-def _is_terminal(status: JobStatus) -> bool:
-    return status.phase in ("Succeeded", "Failed")
 
 
 def _limit(asked: int) -> int:

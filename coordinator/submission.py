@@ -8,15 +8,16 @@ pyarrow) is imported here, late, so that the process answers before they are loa
 Not here: whether a job of this name runs already (`coordinator.driver`), the claim (`coordinator.output`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.appending import base_schema, check_append
+from coordinator.appending import check_append
 from coordinator.core import planner
 from coordinator.core.columns import Ints
 from coordinator.core.facts import JobPlanned
-from coordinator.examination import examine
+from coordinator.examination import examined_program
 from coordinator.job_run import plan_summary
 from coordinator.jobs import Options, Plan, SinkPlan
 from coordinator.manifest import RETRY
@@ -31,6 +32,7 @@ from headrace.words import JobUid
 
 if TYPE_CHECKING:
     from coordinator.datasets import PlannedSource
+    from coordinator.planning import Probe
     from coordinator.spec import InferenceJob
 
 
@@ -44,6 +46,17 @@ class Submission:
     again: bool = False
     digest: str = ""
     rejected: bool = False  # the job runs the rejects of its output again
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedJob:
+    """What a good submission means, but for its output."""
+
+    job: "InferenceJob"
+    probes: "Mapping[str, Probe]"
+    dataset: Dataset
+    program: Program
+    rejected: Rejected | None  # what is run again
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +90,26 @@ def read_job(submission: Submission) -> "InferenceJob":
     return job.model_copy(update={"metadata": job.metadata.model_copy(update={"name": name})})
 
 
-def plan_job(submission: Submission, *, number: int, uid: str, ledger_path: Path) -> PlannedJob:
-    """Plans a new job.
+def plan_job(
+    submission: Submission, *, number: int, uid: str, ledger_path: Path, checked: CheckedJob | None = None
+) -> PlannedJob:
+    """Plans a new job; one that `check_job` has found good is asked for its output only.
 
     Raises:
         BadJob: all that planning finds wrong.
     """
-    job, dataset, program, rejected = _resolved(submission, with_output=True)
-    program = replace(program, job_uid=uid)
+    if checked is None:
+        checked = _checked(submission, with_output=True)
+    elif checked.rejected is None:
+        from coordinator.planning import sink_faults
+
+        if faults := sink_faults(checked.job, checked.dataset):
+            raise BadJob(faults)
+    job, dataset, rejected = checked.job, checked.dataset, checked.rejected
+    program = replace(checked.program, job_uid=uid)
     sizes = planner.sizes(dataset, workers=program.workers)
     ends = planner.cut(dataset, workers=program.workers)
-    sink, is_held = _sink_plan(job, program, uid, ledger_path)
+    sink, is_held = _sink_plan(job, program, checked.probes, ledger_path)
     if rejected is not None:
         sink = replace(
             sink,
@@ -128,17 +150,19 @@ def plan_job(submission: Submission, *, number: int, uid: str, ledger_path: Path
     return PlannedJob(planned, dataset, ends)
 
 
-def check_job(submission: Submission) -> None:
+def check_job(submission: Submission) -> CheckedJob:
     """Finds what planning finds wrong, but for what lies in the output's folder.
 
     Raises:
         BadJob: as `plan_job`.
     """
-    _resolved(submission, with_output=False)
+    checked = _checked(submission, with_output=False)
+    check_append(checked.program, checked.probes)
+    return checked
 
 
-def _resolved(submission: Submission, *, with_output: bool) -> "tuple[InferenceJob, Dataset, Program, Rejected | None]":
-    from coordinator.planning import probes_from_json, resolve
+def _checked(submission: Submission, *, with_output: bool) -> CheckedJob:
+    from coordinator.planning import probes_from_json
 
     job = read_job(submission)
     given: PlannedSource | None = None
@@ -147,14 +171,12 @@ def _resolved(submission: Submission, *, with_output: bool) -> "tuple[InferenceJ
         job, given, rejected = rejected_job(job)
         with_output = False  # which must be there, and not be empty
     probes = probes_from_json(submission.probes)
-    source, told = examine(job, probes, limit_rows=submission.limit_rows, with_output=with_output, source=given)
-    if source is None or told.faults:
-        raise BadJob(told.faults)
-    program = resolve(job, source, probes, limit_rows=submission.limit_rows, workers=job.spec.workers.max or 1)
-    check_append(program, probes)
+    source, program = examined_program(
+        job, probes, limit_rows=submission.limit_rows, with_output=with_output, source=given
+    )
     if rejected is not None:
         program = rejected_program(program, job, source)
-    return job, source.dataset, program, rejected
+    return CheckedJob(job, probes, source.dataset, program, rejected)
 
 
 def read_options(job: "InferenceJob") -> Options:
@@ -201,24 +223,27 @@ def changed_program(program: Program, job: "InferenceJob") -> Program:
     )
 
 
-def _sink_plan(job: "InferenceJob", program: Program, uid: str, ledger_path: Path) -> tuple[SinkPlan, bool]:
+def _sink_plan(
+    job: "InferenceJob", program: Program, probes: "Mapping[str, Probe]", ledger_path: Path
+) -> tuple[SinkPlan, bool]:
     """What becomes of the output, and whether it has readers already, who must see nothing before the end."""
     sink = job.spec.sink
     output = Output(
-        open_store(sink.uri, uid, program.sink.storage),
+        open_store(sink.uri, program.job_uid, program.sink.storage),
         job=job.metadata.name,
-        uid=JobUid(uid),
+        uid=JobUid(program.job_uid),
         ledger=str(ledger_path),
     )
     number, last = output.last_manifest()
-    existing = output.existing() if sink.mode != "fail" else []
+    old = output.existing() if sink.mode == "replace" else []
     plan = SinkPlan(
         uri=sink.uri,
         mode=sink.mode,
         format=sink.format,
         number=number + 1,
         base=last if sink.mode == "append" else None,
-        old=tuple(existing) if sink.mode == "replace" else (),
-        schema=base_schema(program),
+        old=tuple(old),
+        # After the number of the manifest: whoever writes the next one meanwhile has the claim fail.
+        schema=check_append(program, probes),
     )
-    return plan, bool(existing)
+    return plan, bool(old) or (sink.mode == "append" and output.has_files())

@@ -32,10 +32,9 @@ from coordinator.manifest import (
     QuarantinedEntry,
     ShardEntry,
     Totals,
-    read_header,
     read_manifest,
 )
-from coordinator.output import CLAIM, SUCCESS, StoredFile, newest_manifest
+from coordinator.output import CLAIM, SUCCESS, StoredFile, newest_manifest, stored_manifest
 from headrace.dataset import corrupt_fault, corrupt_rows
 from headrace.errors import SinkError
 from headrace.program import StorageOptions
@@ -136,10 +135,9 @@ def _check_chain(store: OutputStore, newest: str, report: Report) -> Report:
     mode, schema = "", ""
     while name is not None:
         report.manifests.append(name)
-        path = StoredFile(store, f"{HIDDEN}/{name}")
+        path = stored_manifest(store, name)
         try:
-            _check_manifest(store, path, report, named, retried)
-            header = read_header(path)
+            header = _check_manifest(store, path, report, named, retried)
             _check_base_schema(schema, header, name, report)
             name, mode, schema = header.base, header.mode, schema_of(header.columns) or schema
         except (OSError, ManifestDamaged) as error:
@@ -172,10 +170,11 @@ def _check_success(store: OutputStore, manifest: str, report: Report) -> None:
 
 def _check_manifest(
     store: OutputStore, path: StoredFile, report: Report, named: set[str], retried: dict[str, InputFile]
-) -> None:
+) -> Header:
     ranges = array("q")
     inputs: list[InputFile] = []
     header: Header | None = None
+    schema = ""
     with ThreadPoolExecutor(READERS) as pool:
 
         def files_of(entry: ShardEntry) -> None:
@@ -187,7 +186,6 @@ def _check_manifest(
                 if file.name in named:
                     report.add("Doubled", f"{file.name} is named more than once.")
                 named.add(file.name)
-            schema = "" if header is None else schema_of(header.columns)
             for found, rows in pool.map(lambda file: _check_file(store, file, schema), kept):
                 report.rows_counted += rows
                 for finding in found:
@@ -196,7 +194,7 @@ def _check_manifest(
         for item in read_manifest(path):
             match item:
                 case Header():
-                    header = item
+                    header, schema = item, schema_of(item.columns)
                 case InputFile():
                     inputs.append(item)
                 case ShardEntry():
@@ -221,6 +219,7 @@ def _check_manifest(
     else:
         report.input_files += header.files
         report.units += header.units
+    return header
 
 
 def _add_totals(report: Report, totals: Totals, *, is_retry: bool) -> None:

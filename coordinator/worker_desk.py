@@ -7,7 +7,7 @@ Not here: what time decides (`coordinator.driver`), what users ask for (`coordin
 (`coordinator.wire`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -19,31 +19,27 @@ from coordinator.core import pace
 from coordinator.core.facts import Fact, Granted
 from coordinator.core.lease_values import AlreadyWon, Lease, OtherSchema, Refused, Stale
 from coordinator.driver import Driver, WrongState
-from coordinator.exchange import (
-    ACCEPTED,
-    DRAIN,
-    HELD_OUTPUT,
-    PUBLISHED,
-    REFUSED,
-    REGISTER,
-    STALE,
-    STOP,
-    Answer,
-    CommitAsked,
-    Grant,
-    Introduction,
-    Released,
-    Report,
-    Seat,
-    Verdict,
-    Welcome,
-)
+from coordinator.exchange import Answer, CommitAsked, Grant, Introduction, Released, Report, Seat, Verdict, Welcome
 from coordinator.job_run import JobRun
 from coordinator.jobs import FATAL_CLASSES, JobState, failure_reason
 from coordinator.report_check import report_fault
 from headrace.dataset import corrupt_rows
 from headrace.errors import HeadraceError
-from headrace.words import MODEL_SUSPECT, Epoch, Reason, ShardId, WorkerName
+from headrace.words import (
+    ACCEPTED,
+    DRAIN,
+    HELD_OUTPUT,
+    MODEL_SUSPECT,
+    PUBLISHED,
+    REFUSED,
+    REGISTER,
+    STALE,
+    STOP,
+    Epoch,
+    Reason,
+    ShardId,
+    WorkerName,
+)
 
 log = structlog.get_logger()
 
@@ -132,6 +128,8 @@ class WorkerDesk:
         if report.sequence > seat.sequence or seat.answer is None:
             seat.sequence = report.sequence
             seat.answer = self._decide(run, seat, report)
+        elif report.sequence == seat.sequence:
+            self._renew(run, seat, report)  # asked again, since the answer is lost or late: it is alive all the same
         answer = seat.answer
         answer.ledger = await self._driver.commits.durable()
         return answer
@@ -150,7 +148,8 @@ class WorkerDesk:
         now, table = self._driver.now(), run.table
         answer = Answer(self._driver.term, wait_s=self.heartbeat_s(), lease_ttl_s=self._driver.lease_ttl_s)
         seat.note(report)
-        self._driver.counters.note(run.uid, report, now)
+        if not run.is_forgotten:
+            self._driver.counters.note(run.uid, report, now)
         for release in report.releases:
             self._release(run, seat, release)
         for shard, epoch in report.published:
@@ -162,11 +161,9 @@ class WorkerDesk:
             self._split(run, seat, offer.shard, offer.epoch, offer.at, answer)
         settled = {(asked.shard, asked.epoch) for asked in report.commits}
         named = settled | {(held.shard, held.epoch) for held in report.held}
-        for held in report.held:
-            if (held.shard, held.epoch) not in settled:
-                renewed = table.renew(seat.name, seat.incarnation, held, now, self._driver.lease_ttl_s)
-                if isinstance(renewed, Stale):
-                    answer.stale.append(Verdict(held.shard, held.epoch, STALE))
+        for stale in self._renew(run, seat, report):
+            if (stale.shard, stale.epoch) not in settled:
+                answer.stale.append(Verdict(stale.shard, stale.epoch, STALE))
         for lease in table.held_by(seat.name):
             if (lease.shard, lease.epoch) not in named:
                 self._give_back(run, lease, "the worker doesn't hold it")
@@ -194,6 +191,12 @@ class WorkerDesk:
         run.note_change()
         return answer
 
+    def _renew(self, run: JobRun, seat: Seat, report: Report) -> list[Stale]:
+        """Extends the leases that it says it holds; returns those that it doesn't."""
+        now, ttl_s = self._driver.now(), self._driver.lease_ttl_s
+        found = [run.table.renew(seat.name, seat.incarnation, held, now, ttl_s) for held in report.held]
+        return [answer for answer in found if isinstance(answer, Stale)]
+
     def _has_worked(self, run: JobRun, but: Seat) -> bool:
         """Whether rows have come through every stage before, or on another worker.
 
@@ -207,11 +210,13 @@ class WorkerDesk:
     def _count_live(self, run: JobRun, seat: Seat) -> None:
         """Counts rows of live leases: the budget of rejects is spent as soon as they are known, and once a row."""
         table = run.table
-        firsts = {table.live_on(lease.shard)[0].worker for lease in table.held_by(seat.name)} | {seat.name}
-        for name in firsts:
-            first = self._driver.seats.get(name)
-            if first is not None:
-                run.add_live(first.note_live(table.rows_live(name)))
+        self._recount(run, {table.live_on(lease.shard)[0].worker for lease in table.held_by(seat.name)} | {seat.name})
+
+    def _recount(self, run: JobRun, names: Iterable[WorkerName]) -> None:
+        for name in names:
+            seat = self._driver.seats.get(name)
+            if seat is not None:
+                run.add_live(seat.note_live(run.table.rows_live(name)))
 
     def _directive(self, run: JobRun) -> str:
         if run.is_terminal or run.is_forgotten:
@@ -283,10 +288,7 @@ class WorkerDesk:
                 self._driver.fail(run, Reason.SCHEMA_MISMATCH, message)
                 return Verdict(asked.shard, asked.epoch, REFUSED, message)
         self._driver.record(found)
-        for beaten in live:
-            other = self._driver.seats.get(beaten.worker)
-            if other is not None and other is not seat:
-                run.add_live(other.note_live(run.table.rows_live(other.name)))
+        self._recount(run, [beaten.worker for beaten in live if beaten.worker != seat.name])
         if lease is not None:
             self._driver.counters.lease_duration.observe(now - lease.granted_at)
             for breaker in run.breakers.values():

@@ -12,17 +12,13 @@ import os
 import resource
 import select
 import signal
-import sys
-from typing import Callable, Iterable, NoReturn, Optional
+from typing import Callable, NoReturn, Optional
 
 from . import children
 
-FAILED = 70
-"""Exit status of a child that never came to its work."""
 
-
-def run_apart(work: Callable[[], None], lifeline: Optional[int]) -> NoReturn:
-    """Ends as a forked child ends that runs `work`: with its exit status (0 after `work`), or by its signal.
+def run_apart(work: Callable[[], int], lifeline: Optional[int]) -> NoReturn:
+    """Ends as a forked child ends that runs `work`: with its exit status, or by its signal.
 
     The end of file of `lifeline` ends all of it at once.
     """
@@ -35,7 +31,7 @@ def run_apart(work: Callable[[], None], lifeline: Optional[int]) -> NoReturn:
     asked = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _run_child(asked, (wake_read, wake_write), work)
+        children.run_forked(asked, (wake_read, wake_write), work)
     status = _wait(pid, wake_read, lifeline)
     children.end_all()
     if status is not None and os.WIFSIGNALED(status):
@@ -44,7 +40,7 @@ def run_apart(work: Callable[[], None], lifeline: Optional[int]) -> NoReturn:
         if number != signal.SIGKILL:
             signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-    os._exit(FAILED if status is None else os.WEXITSTATUS(status))
+    os._exit(children.NOT_BEGUN if status is None else os.WEXITSTATUS(status))
 
 
 def _wait(pid: int, wake: int, lifeline: Optional[int]) -> Optional[int]:
@@ -58,30 +54,3 @@ def _wait(pid: int, wake: int, lifeline: Optional[int]) -> Optional[int]:
             os.read(wake, 4096)
         if lifeline in ready and not os.read(lifeline, 4096):
             return None
-
-
-def _run_child(asked: int, to_close: Iterable[int], work: Callable[[], None]) -> NoReturn:
-    status = FAILED
-    try:
-        os.setsid()  # a signal to its own group isn't for us
-        children.end_with_parent()
-        if os.getppid() != asked:  # it died before the line above
-            os._exit(status)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for fd in to_close:
-            os.close(fd)
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        work()
-        status = 0
-    except BaseException:  # noqa: BLE001 - this is the process's outermost frame
-        sys.excepthook(*sys.exc_info())
-    finally:
-        # Threads or exit functions of the user's code don't keep us.
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:
-            os._exit(status)

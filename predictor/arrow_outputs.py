@@ -125,7 +125,7 @@ def _text(kind: int, array: Any) -> Text:
     offsets = np.frombuffer(ends, np.int64, len(array) + 1, array.offset * 8)
     first, last = int(offsets[0]), int(offsets[-1])
     is_null = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
-    return Text(kind, offsets - first, memoryview(data)[first:last].tobytes() if data is not None else b"", is_null)
+    return Text(kind, offsets - first, memoryview(data)[first:last] if data is not None else b"", is_null)
 
 
 def _stream(array: Any) -> Stream:

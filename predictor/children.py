@@ -27,6 +27,8 @@ OOM_SCORE = "500"
 """Of 1000: where the machine's memory ends, the kernel ends a predictor rather than who could replace it."""
 KILL_EVERY_S = 0.02
 """Between one SIGKILL and the next, until the whole group is gone: it may be forking meanwhile."""
+NOT_BEGUN = 70
+"""Exit status of a child that never came to its work."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -173,17 +175,36 @@ def start(
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        _run_child(host, stderr_write, [stderr_read, *close_in_child], serve)
+        run_forked(host, [stderr_read, *close_in_child], lambda: _serve(stderr_write, serve))
     os.close(stderr_write)
     return Child(number, pid, connection, stderr_read, label)
 
 
-def _run_child(host: int, stderr: int, to_close: Iterable[int], serve: Callable[[int], int]) -> NoReturn:
-    status = 70
+def _serve(stderr: int, serve: Callable[[int], int]) -> int:
+    # What the user's code prints is a log; standard output is nobody's protocol here.
+    os.dup2(stderr, 1)
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(OOM_SCORE)
+    faulthandler.enable(2)  # a crash in C leaves the Python lines it came from in the tail
+    _reseed()
+    return serve(os.getpid())
+
+
+def run_forked(parent: int, to_close: Iterable[int], work: Callable[[], int]) -> NoReturn:
+    """What a forked child does: leaves all that is its parent's, and exits with what `work` returns.
+
+    Args:
+        parent: whose end ends this process too.
+        to_close: descriptors of the parent.
+    """
+    status = NOT_BEGUN
     try:
-        os.setsid()
+        os.setsid()  # a signal to the parent's group isn't for us
         end_with_parent()
-        if os.getppid() != host:  # it died before the line above
+        if os.getppid() != parent:  # it died before the line above
             os._exit(status)
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
@@ -192,23 +213,14 @@ def _run_child(host: int, stderr: int, to_close: Iterable[int], serve: Callable[
             os.close(fd)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        # What the user's code prints is a log; standard output is nobody's protocol here.
-        os.dup2(stderr, 1)
-        os.dup2(stderr, 2)
         os.close(null)
-        os.close(stderr)
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write(OOM_SCORE)
-        faulthandler.enable(2)  # a crash in C leaves the Python lines it came from in the tail
-        _reseed()
-        status = serve(os.getpid())
+        status = work()
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else 1
     except BaseException:  # noqa: BLE001 - this is the process's outermost frame
         sys.excepthook(*sys.exc_info())
     finally:
-        # Neither the host's stack nor its exit functions are ours.
+        # Neither the parent's stack nor anybody's threads or exit functions keep us.
         try:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -56,10 +56,11 @@ def _probe(options: argparse.Namespace) -> int:
     apart.run_apart(lambda: _print_probe(options.stage), 0 if options.lifeline else None)
 
 
-def _print_probe(text: str) -> None:
+def _print_probe(text: str) -> int:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the stage prints is no part of the answer
     from . import probing
 
     json.dump(probing.probe(text), answer)
     answer.flush()
+    return 0

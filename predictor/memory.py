@@ -6,11 +6,15 @@ largest predictor before that: the batch that made it so large is tried elsewher
 Two measures: of a cgroup with a limit, what is in use but for file pages that the kernel can take back; without one,
 what the predictors hold for themselves (the arena is the sidecar's) against the machine's memory.
 
+Not guarded: on a machine without a limit, what the predictors of several hosts (one per stage) and all other processes
+hold together, for each host counts its own predictors only. In a cgroup all that counts, but a host ends none but its
+own, and only a large one.
+
 Not here: how a predictor is ended (`children`).
 """
 
 import os
-from typing import Dict, Iterable, Optional, Tuple
+from typing import Iterable, Optional, Tuple
 
 CHECK_EVERY_S = 0.2
 ENOUGH = 0.92
@@ -32,8 +36,12 @@ class MemoryWatch:
 
     def too_large(self, pids: Iterable[int]) -> Optional[Tuple[int, str]]:
         """The process to end now, and why."""
+        used = self._cgroup_bytes()
+        if used is not None and used < ENOUGH * self.limit_bytes:
+            return None
         held = {pid: _own_bytes(pid) for pid in pids}
-        used = self._used_bytes(held)
+        if used is None:
+            used = sum(held.values())
         if not held or used < ENOUGH * self.limit_bytes:
             return None
         largest = max(held, key=lambda pid: held[pid])
@@ -45,16 +53,17 @@ class MemoryWatch:
             f"{whole} {_mib(used)} of {_mib(self.limit_bytes)}"
         )
 
-    def _used_bytes(self, held: Dict[int, int]) -> int:
+    def _cgroup_bytes(self) -> Optional[int]:
+        """What the cgroup has in use; None without one, or where it doesn't say."""
         if self._cgroup is None:
-            return sum(held.values())
+            return None
         try:
             with open(os.path.join(self._cgroup, "memory.current")) as file:
                 current = int(file.read())
             with open(os.path.join(self._cgroup, "memory.stat")) as file:
                 reclaimable = next((int(line.split()[1]) for line in file if line.startswith("inactive_file ")), 0)
         except (OSError, ValueError):
-            return sum(held.values())
+            return None
         return current - reclaimable
 
 

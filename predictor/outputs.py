@@ -32,9 +32,12 @@ class BadOutput(ValueError):
 
 
 class WrongRows(ValueError):
-    """An output's leading dimension isn't the batch's number of rows."""
+    """An output's leading dimension isn't the batch's number of rows; by its name the sidecar knows."""
 
     __module__ = "headrace"
+
+
+WrongRows.__name__ = messages.WRONG_ROWS
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Text:
 
     kind: int
     offsets: np.ndarray
-    data: bytes
+    data: Union[bytes, memoryview]
     is_null: Optional[np.ndarray]
 
 

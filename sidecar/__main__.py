@@ -1,5 +1,6 @@
 """`python -m sidecar`: see `sidecar.main`."""
 
+import os
 import sys
 
 from headrace import collector
@@ -8,4 +9,7 @@ collector.rest()  # before the imports of the next line
 
 from sidecar.main import main  # noqa: E402
 
-sys.exit(main())
+code = main()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code)  # all that was promised is done; a thread may still wait for a store that doesn't answer

@@ -1,13 +1,12 @@
 """Output rows of one flow batch: the sink's columns, picked from the source's rows and the stages' results."""
 
-import base64
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.arrow_types import tensor_type
+from headrace.arrow_types import OutputTypes, sink_schema
 from headrace.errors import BadJob, Fault
 from headrace.program import Program, SinkProgram
 from headrace.words import SOURCE
@@ -49,25 +48,10 @@ def assemble(
     return rows if keep is None else rows_where(rows, arrow_mask(keep))
 
 
-def empty_rows(
-    program: Program, specs: Mapping[str, Mapping[str, tuple[str | None, Sequence[int | None] | None]]]
-) -> pa.RecordBatch:
-    """No rows, with the columns and types that rows would have, for the file of an empty dataset.
-
-    Args:
-        program: names the sink's columns and the source's types.
-        specs: by stage and output, (dtype, shape with the dimension of the rows), where known. What isn't known has the
-            null type.
-    """
-    source = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(program.source.schema)))
-    fields = []
-    for column in program.sink.columns:
-        if column.ref.producer == SOURCE:
-            fields.append(pa.field(column.name, source.field(column.ref.column).type))
-        else:
-            dtype, shape = specs.get(column.ref.producer, {}).get(column.ref.column, (None, None))
-            fields.append(pa.field(column.name, tensor_type(dtype, shape)))
-    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in fields], schema=pa.schema(fields))
+def empty_rows(program: Program, specs: OutputTypes) -> pa.RecordBatch:
+    """No rows, with the columns and types that rows would have, for the file of an empty dataset."""
+    schema = sink_schema(program, specs)
+    return pa.RecordBatch.from_arrays([pa.nulls(0, kind) for kind in schema.types], schema=schema)
 
 
 def _missing(name: str, stage: str, column: str, there: Sequence[tuple[str, str]]) -> Fault:

@@ -20,13 +20,12 @@ from headrace import v1
 from headrace.channel import BROKEN, open_channel
 from headrace.dataset import CorruptUnits, Slice
 from headrace.errors import HeadraceError
+from headrace.words import REGISTER
 from sidecar.core.batches import ShardKey
 from sidecar.core.terms import Terms
 from sidecar.writer import Staged
 
 PROTOCOL = 1
-REGISTER = "register"
-"""Directive of an answer to a worker that isn't known (any more): nothing of what it said was taken."""
 TRANSIENT = (Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED, Status.CANCELLED, Status.INTERNAL, Status.UNKNOWN)
 """What a coordinator that restarts may answer; anything else will not change."""
 BACKOFF_FIRST_S = 0.05

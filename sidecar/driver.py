@@ -20,7 +20,7 @@ from headrace.cores import core_share, within
 from headrace.errors import BadJob, HeadraceError, InputError, SinkError
 from headrace.program import Program
 from headrace.stores import open_store
-from headrace.words import MODEL_SUSPECT, ExitCode
+from headrace.words import ACCEPTED, DRAIN, HELD_OUTPUT, MODEL_SUSPECT, REGISTER, STOP, ExitCode, Reason
 from sidecar.arena import Arena
 from sidecar.assemble import empty_rows
 from sidecar.converter import Converter
@@ -52,8 +52,8 @@ WRITERS = 2
 """Threads that write; each lease is with one of them at a time."""
 CALM_S = 0.1
 """Between two exchanges while all feeds have work: commits, publishes and wishes are said together."""
-HELD = "held"
-"""Reason of an accepted commit that workers must not publish (append, replace)."""
+LOSSES = (InputError, SinkError, SchemaChanged, BadJob, pa.ArrowException)
+"""What can go wrong on a lease's way; `Driver._lost` says what each costs."""
 
 log = structlog.get_logger()
 
@@ -107,6 +107,7 @@ class Driver:
             self._readers,
         )
         self._runs: dict[ShardKey, ShardRun] = {}
+        self._dropped: set[ShardRun] = set()  # no longer among them; staged files still to be removed
         self._unread: asyncio.Queue[ShardRun] = asyncio.Queue()  # bounded by LEASES_AHEAD: more are never asked for
         self._handbacks: list[Handback] = []
         self._news = News(CALM_S)
@@ -142,6 +143,8 @@ class Driver:
                         if run.state is RunState.READING:
                             self._drop(key)  # also wakes who waits for room that will not come
         finally:
+            for run in tuple(self._dropped):  # an error or a cancellation has ended the tasks that would have done it
+                await self._discard(run)
             self._readers.close()
             self._writers.close()
 
@@ -173,14 +176,14 @@ class Driver:
                 self._news.begin()
                 report = self._report()
                 answer = await self._client.exchange(report, self._terms)
-                if answer.directive != "register":  # else nothing of the report was taken
+                if answer.directive != REGISTER:  # else nothing of the report was taken
                     self._handbacks = [handback for handback in self._handbacks if handback not in report.releases]
-                    if report.fatal_reason == MODEL_SUSPECT and answer.directive != "stop":
+                    if report.fatal_reason == MODEL_SUSPECT and answer.directive != STOP:
                         self._fatal_error = ("", "")  # the stage works for other rows of the job, so these are bad
                     elif report.fatal_reason:
                         self._end(ExitCode.BAD_JOB)
                 await self._apply(answer)
-                if (self._is_draining or answer.directive == "drain") and not self._runs and not self._handbacks:
+                if (self._is_draining or answer.directive == DRAIN) and not self._runs and not self._handbacks:
                     self._end(ExitCode.DONE)
                 await self._news.rest(answer.wait_s or self._registration.heartbeat_s, self._is_urgent)
         except Abandoned as error:
@@ -251,14 +254,14 @@ class Driver:
             self._order += 1
             self._runs[lease.key] = run
             self._unread.put_nowait(run)
-        if answer.directive == "register":
+        if answer.directive == REGISTER:
             await self._register_again()
-        elif answer.directive == "stop":
+        elif answer.directive == STOP:
             for key, run in list(self._runs.items()):
                 if run.state is RunState.READING:  # what is past it may be in the ledger: only STALE deletes its files
                     self._drop(key)
             self._end(ExitCode.DONE)
-        elif answer.directive == "drain":
+        elif answer.directive == DRAIN:
             self.drain()
 
     async def _register_again(self) -> None:
@@ -287,11 +290,8 @@ class Driver:
                 await self._feed.read(run)
                 if run.lease.begin == 0 and not run.is_cancelled:
                     await self._read_first(run)
-            except (InputError, SinkError) as error:
-                self._fail(run, error.kind, str(error))
-                continue
-            except (SchemaChanged, BadJob) as error:
-                self._fatal("SchemaMismatch", str(error))
+            except LOSSES as error:
+                self._lost(run, error)
                 continue
             run.is_read = True
             self._news.tell()
@@ -330,8 +330,8 @@ class Driver:
     async def _feed_again(self, run: ShardRun, batch: Batch, rows_max: int) -> None:
         try:
             await self._feed.feed_again(run, batch, rows_max)
-        except SinkError as error:
-            self._fail(run, error.kind, str(error))
+        except LOSSES as error:
+            self._lost(run, error)
         self._settle(run)
 
     def _settle(self, run: ShardRun) -> None:
@@ -355,45 +355,38 @@ class Driver:
                     for batch in batches:
                         self._flow.written(batch)
                 run.changed()
-        except SinkError as error:
-            self._fail(run, error.kind, str(error))
-        except (SchemaChanged, BadJob) as error:
-            self._fatal("SchemaMismatch", str(error))
-        except pa.ArrowException as error:  # a type that Arrow can't do something with; other shards may be fine
-            self._fail(run, SinkError.kind, f"Output rows can't be put together: {error}")
+        except LOSSES as error:
+            self._lost(run, error)
         finally:
             run.is_settling = False
             run.changed()
         if run.is_cancelled:
-            await self._writers.call(run.discard)
+            await self._discard(run)
         else:
             self._settle(run)
 
     async def _stage(self, run: ShardRun) -> None:
         try:
             await self._writers.call(run.close_files)
-        except (SinkError, SchemaChanged, BadJob) as error:
+        except LOSSES as error:
+            self._lost(run, error)
+        else:
+            if not run.is_cancelled:
+                run.state = RunState.COMMITTING
+                self._news.tell()
+        finally:
             run.is_settling = False
-            if isinstance(error, SinkError):
-                self._fail(run, error.kind, str(error))
-            else:
-                self._fatal("SchemaMismatch", str(error))
-            return
-        run.is_settling = False
         if run.is_cancelled:
-            await self._writers.call(run.discard)
-            return
-        run.state = RunState.COMMITTING
-        self._news.tell()
+            await self._discard(run)
 
     def _decided(self, key: ShardKey, outcome: str, reason: str) -> None:
         run = self._runs.get(key)
         if run is None or run.state is not RunState.COMMITTING:
             return
-        if outcome != "ACCEPTED":
+        if outcome != ACCEPTED:
             log.warning("commit not accepted", shard=key[0], epoch=key[1], outcome=outcome, reason=reason)
             self._drop(key)
-        elif reason == HELD:
+        elif reason == HELD_OUTPUT:
             del self._runs[key]
         else:
             run.state = RunState.PUBLISHING
@@ -440,6 +433,17 @@ class Driver:
         run.changed()
         self._settle(run)
 
+    def _lost(self, run: ShardRun, error: Exception) -> None:
+        """An error on a lease's way costs the lease, which may be tried again, or this worker's part in the job."""
+        match error:
+            case SchemaChanged() | BadJob():
+                self._fatal(Reason.SCHEMA_MISMATCH, str(error))
+                self._drop(run.key)  # rows of it are missing: it must not be committed
+            case InputError() | SinkError():
+                self._fail(run, error.kind, str(error))
+            case _:  # a type that Arrow can't do something with; other shards may be fine
+                self._fail(run, SinkError.kind, f"Output rows can't be put together: {error}")
+
     def _fail(self, run: ShardRun, kind: str, error: str) -> None:
         if run.key in self._runs and not run.is_cancelled:
             log.warning("shard failed", shard=run.key[0], epoch=run.key[1], kind=kind, error=error)
@@ -455,6 +459,7 @@ class Driver:
         run = self._runs.pop(key, None)
         if run is None:
             return
+        self._dropped.add(run)
         run.is_cancelled = True
         run.cursor.lower_end(run.cursor.position)
         run.changed()
@@ -464,7 +469,11 @@ class Driver:
             self._flow.written(batch)
         if not run.is_settling:
             run.is_settling = True
-            self._spawn(self._writers.call(run.discard), f"discard {key}")
+            self._spawn(self._discard(run), f"discard {key}")
+
+    async def _discard(self, run: ShardRun) -> None:
+        await self._writers.call(run.discard)
+        self._dropped.remove(run)
 
     def _fatal(self, reason: str, message: str) -> None:
         if not self._fatal_error[0]:
@@ -478,4 +487,7 @@ class Driver:
         self._end(ExitCode.FAILED)
 
     def _spawn(self, work: "asyncio._CoroutineLike[object]", name: str) -> None:
-        self._group.create_task(work, name=name)
+        try:
+            self._group.create_task(work, name=name)
+        except RuntimeError:  # an error has ended the group: what is left to do, `run` does
+            work.close()

@@ -72,9 +72,7 @@ class Feed:
                     return
                 await self._feed_block(run, *found)
         finally:
-            close = getattr(blocks, "close", None)
-            if close is not None:
-                await self._threads.call(close)
+            await self._threads.call(blocks.close)
 
     def _next_block(self, run: ShardRun, blocks: Iterator[Block]) -> tuple[Block, ReadBlock] | None:
         block = next(blocks, None)

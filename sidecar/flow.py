@@ -10,6 +10,7 @@ import bisect
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -162,7 +163,7 @@ class Flow:
             woke_at = now
             for name, deadline in self._deadlines.items():
                 deadline.move(late)
-                for predictor, allowed_s in deadline.overdue(now):
+                for predictor, allowed_s in deadline.overdue(now, partial(self._pipeline.is_searching, name)):
                     deadline.paused(predictor)
                     log.warning("predictor hangs", stage=name, predictor=predictor, seconds=allowed_s)
                     self._pipeline.predictor_ending(name, predictor)
@@ -323,11 +324,13 @@ class Flow:
         missing = self._reads[stage] - columns.keys()
         if missing:
             given = ", ".join(sorted(columns.keys() - {ERROR_OUTPUT})) or "nothing"
-            self._on_fatal("SchemaMismatch", f"stage {stage!r} gives {given}, but the job reads its {min(missing)!r}")
+            self._on_fatal(
+                Reason.SCHEMA_MISMATCH, f"stage {stage!r} gives {given}, but the job reads its {min(missing)!r}"
+            )
             return
         changed = self._shapes[stage].changed(columns, lambda output: self.free_axes(stage, output))
         if changed:
-            self._on_fatal("SchemaMismatch", changed)
+            self._on_fatal(Reason.SCHEMA_MISMATCH, changed)
             return
         blamed = self._row_errors(stage, columns[ERROR_OUTPUT]) if ERROR_OUTPUT in columns else {}
         self._execute(self._pipeline.done(stage, predictor, piece, columns, blamed))
@@ -340,10 +343,11 @@ class Flow:
 
     def batch_failed(self, stage: str, predictor: int, piece: int, error: StageError) -> None:
         """The stage raised an exception on a piece."""
-        record = self.records[stage]
-        record.failed(self._came_back(stage, predictor, piece, asyncio.get_running_loop().time()))
+        rows = self._came_back(stage, predictor, piece, asyncio.get_running_loop().time())
+        self.records[stage].failed(rows)
         self._last_words[stage] = error.traceback
         self._execute(self._pipeline.failed(stage, predictor, piece, error.kind, error.message))
+        self._count_again(stage, "exception", [(piece, rows)])
         self._serve_waiters()
 
     def space_needed(self, stage: str, predictor: int, piece: int, nbytes: int) -> None:
@@ -356,10 +360,10 @@ class Flow:
         """A predictor's whole process group is gone."""
         record = self.records[stage]
         loop = asyncio.get_running_loop()
-        was_of_use = self._deadlines[stage].has_answered(predictor) or bool(record.pieces.get(predictor))
         is_hang = (stage, predictor) in self._hung
         self._hung.discard((stage, predictor))
-        record.ended(predictor, loop.time(), is_hang=is_hang)
+        held = record.ended(predictor, loop.time(), is_hang=is_hang)
+        was_of_use = self._deadlines[stage].has_answered(predictor) or bool(held)
         self._deadlines[stage].ended(predictor)
         if self._closing:
             return
@@ -370,13 +374,18 @@ class Flow:
         else:  # it couldn't be loaded, or ended by itself before its first batch
             delay_s = self._starts[stage].failed(len(record.predictors), random.random())
             if delay_s is None:
-                self._on_fatal("ModelLoadFailed", f"stage {stage!r}: {message}")
+                self._on_fatal(Reason.MODEL_LOAD_FAILED, f"stage {stage!r}: {message}")
                 return
             loop.call_later(delay_s, self._replace, stage)
         self._last_words[stage] = ended.stderr_tail
         kind = "PredictorHung" if is_hang else "PredictorDied"
         self._execute(self._pipeline.predictor_ended(stage, predictor, kind, _in_short(ended)))
+        self._count_again(stage, "hang" if is_hang else "crash", held)
         self._serve_waiters()
+
+    def _count_again(self, stage: str, reason: str, pieces: Sequence[tuple[int, int]]) -> None:
+        again = sum(rows for piece, rows in pieces if self._pipeline.is_tried_again(piece, rows))
+        self.records[stage].rows_tried_again[reason] += again
 
     def host_ended(self, stage: StageProgram, reason: str) -> None:
         """A stage's host is gone, and with it this flow; its predictors are reported one by one as well."""

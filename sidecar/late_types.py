@@ -53,8 +53,16 @@ class LateTypes:
         columns = []
         for name, column in zip(rows.schema.names, rows.columns, strict=True):
             kind = self._type(name) if _is_open(column.type) else None
-            columns.append(column if kind is None else column.cast(kind))
+            columns.append(column if kind is None else _cast(column, kind))
         return pa.RecordBatch.from_arrays(columns, rows.schema.names)
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """A column without values as one of `kind`; as it is where no such cast is: its type then contradicts the other."""
+    try:
+        return column.cast(kind)
+    except pa.ArrowException:
+        return column
 
 
 def _is_open(kind: pa.DataType) -> bool:

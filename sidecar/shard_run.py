@@ -35,8 +35,6 @@ from sidecar.writer import AgreedSchema, RejectsWriter, ShardWriter, Staged, col
 
 MESSAGE_CHARS_MAX = 300
 """Of the reject that stands for the others in a job's message, and of the reason of a corrupt range."""
-TEXT_FORMATS = ("csv", "jsonl")
-"""Formats that count in bytes."""
 
 
 class RunState(Enum):
@@ -112,9 +110,9 @@ class ShardRun:
         self.rows_out = 0
         self.rows_rejected = 0
         self.corrupt: list[CorruptUnits] = []  # what could not be read, by rising begin
-        self.rows_corrupt = 0  # as the budget of rejects counts them
         self.first_reject = ""  # where and why
         self._program = program
+        self._unit = "byte" if program.source.is_text else "row"
         self._store = store
         self._arena = arena
         self._free_axes = free_axes
@@ -135,6 +133,11 @@ class ShardRun:
     def key(self) -> ShardKey:
         """Names the lease for ever."""
         return self.lease.key
+
+    @property
+    def rows_corrupt(self) -> int:
+        """Rows in what could not be read, as the budget of rejects counts them."""
+        return corrupt_rows(self._unit, self.corrupt)
 
     @property
     def is_settled(self) -> bool:
@@ -193,9 +196,8 @@ class ShardRun:
         for found in block.corrupt:
             reason = _shortened(found.message)
             self.corrupt.append(CorruptUnits(found.origin + found.begin, found.origin + found.end, reason))
-            unit = "byte" if self._program.source.format in TEXT_FORMATS else "row"
-            self.first_reject = self.first_reject or f"{unit}s {found.begin} to {found.end} of {found.path}: {reason}"
-            self.rows_corrupt += corrupt_rows(unit, self.corrupt[-1:])
+            told = f"{self._unit}s {found.begin} to {found.end} of {found.path}: {reason}"
+            self.first_reject = self.first_reject or told
 
     def started(self, batch: Batch, source: SourceRows) -> None:
         """A batch is on its way; batches are started in input order."""

@@ -54,20 +54,17 @@ class StageRecord:
         self.load_s = max(self.load_s, now - self._loading.pop(predictor, now))
         self.predictors[predictor] = self._idle[predictor] = now
 
-    def ended(self, predictor: int, now: float, *, is_hang: bool) -> bool:
-        """A predictor is gone, and what it held is tried again; says whether it had been ready."""
+    def ended(self, predictor: int, now: float, *, is_hang: bool) -> list[tuple[int, int]]:
+        """A predictor is gone; gives what it held, as (piece, rows)."""
         since = self.predictors.pop(predictor, None)
         self._loading.pop(predictor, None)
-        reason = "hang" if is_hang else "crash"
-        self.rows_tried_again[reason] += sum(rows for _, rows in self.pieces.pop(predictor, ()))
         self._idle_s += now - self._idle.pop(predictor, now)
         self._blocked_s += now - self._blocked.pop(predictor, now)
-        if since is None:
-            return False
-        self.ready_s += now - since
-        self.restarts += 1
-        self.hangs += is_hang
-        return True
+        if since is not None:
+            self.ready_s += now - since
+            self.restarts += 1
+            self.hangs += is_hang
+        return self.pieces.pop(predictor, [])
 
     # ------------------------------------------------------------------ pieces
 
@@ -96,11 +93,9 @@ class StageRecord:
         self.rows_counts[bisect_left(BATCH_ROWS, rows)] += 1
 
     def failed(self, rows: int) -> None:
-        """The stage raised an exception on `rows` rows; a row alone isn't tried again."""
+        """The stage raised an exception on `rows` rows."""
         self.rows_in += rows
         self.batches += 1
-        if rows > 1:
-            self.rows_tried_again["exception"] += rows
 
     def blocked(self, predictor: int, now: float) -> None:
         """A result waits for space."""

@@ -21,11 +21,11 @@ from coordinator.core.facts import Granted
 from coordinator.core.lease_values import Stale
 from coordinator.core.leases import LeaseTable
 from coordinator.core.sharing import Sharing
-from coordinator.exchange import ACCEPTED, STALE, STOP, Answer, CommitAsked, Grant, Report, Seat, Verdict
+from coordinator.driver import LEASE_TTL_S
+from coordinator.exchange import Answer, CommitAsked, Grant, Report, Seat, Verdict
 from headrace.dataset import Dataset
-from headrace.words import JobUid, ShardId, WorkerName
+from headrace.words import ACCEPTED, STALE, STOP, JobUid, ShardId, WorkerName
 
-LEASE_TTL_S = 8.0
 GROUP_ROWS = 131_072
 FILE_GROUPS = 8
 

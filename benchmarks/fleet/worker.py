@@ -19,11 +19,8 @@ from coordinator.core.facts import RowCounts
 from coordinator.core.lease_values import Held
 from coordinator.exchange import Answer, CommitAsked, Offer, Report
 from headrace.words import Epoch, Incarnation, ShardId, WorkerName
+from sidecar.driver import CALM_S, LEASES_AHEAD, READERS
 
-READERS = 2
-LEASES_AHEAD = READERS + 1
-CALM_S = 0.1
-"""These three as in `sidecar.driver`."""
 Key = tuple[ShardId, Epoch]
 
 
@@ -108,7 +105,6 @@ class Worker:
     sequence: int = 0
     heartbeat_s: float = 1.0
     rows_computed: float = 0.0  # rows of dropped leases too
-    stopped_at: float | None = None
     _runs: dict[Key, Run] = field(default_factory=dict)
     _is_told: bool = False
     _rests_until: float | None = None  # None: an exchange is under way

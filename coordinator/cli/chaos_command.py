@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from coordinator.cli.options import (
-    WORKERS_MAX,
     Number,
+    again_option,
     examples,
     job_argument,
     limit_option,
@@ -17,6 +17,7 @@ from coordinator.cli.options import (
     set_option,
     sets_of,
     state_option,
+    workers_option,
 )
 from coordinator.cli.state import job_folder, state_folder
 
@@ -77,12 +78,10 @@ class Kinds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
 )  # fmt: skip
 @click.option("--faults-max", type=Number(0, FAULTS_MAX), metavar="N", help="Break no more after N faults.")
 @click.option("--seed", type=Number(0, SEEDS - 1), metavar="N", help="Draws the same faults again.")
-@click.option(
-    "--workers", type=Number(1, WORKERS_MAX), metavar="N", default=1, show_default=True, help="Worker process groups."
-)
+@workers_option
 @limit_option
 @set_option
-@click.option("--again", is_flag=True, help="Start anew, also if the job is complete or half done.")
+@again_option
 @state_option
 @output_option
 def chaos(

@@ -10,6 +10,7 @@ from grpclib.exceptions import GRPCError
 
 from headrace import v1
 from headrace.channel import BROKEN, open_channel
+from headrace.words import TERMINAL_PHASES
 
 ASK_TIMEOUT_S = 1.0
 
@@ -56,7 +57,7 @@ class Watcher:
         live = [worker for worker in workers if worker.state != "lost"]
         return Sight(
             term=job.term,
-            is_ended=job.phase in ("Succeeded", "Failed"),
+            is_ended=job.phase in TERMINAL_PHASES,
             pending=job.shards_pending,
             leases=sum(worker.leases for worker in live),
             incarnations={worker.name: worker.incarnation for worker in live},

@@ -36,7 +36,6 @@ class Predictor:
 class Tree:
     """What lives below a run at one moment."""
 
-    run: int
     coordinator: int | None
     sidecars: dict[str, int]  # worker name -> pid
     hosts: dict[int, str]  # pid -> worker name
@@ -63,7 +62,7 @@ def look(run: int) -> Tree:
                 if "host" in _arguments(host):
                     hosts[host] = worker
                     predictors += [Predictor(pid, host, worker) for pid in _children(host)]
-    return Tree(run, coordinator, sidecars, hosts, tuple(predictors))
+    return Tree(coordinator, sidecars, hosts, tuple(predictors))
 
 
 def _children(pid: int) -> Iterator[int]:

@@ -14,9 +14,13 @@ from headrace.channel import BROKEN, open_channel
 from headrace.errors import HeadraceError
 from headrace.limits import CALL_TIMEOUT_S
 from headrace.refusals import faults_from_text
+from headrace.words import TERMINAL_PHASES
 
 SUBMIT_TIMEOUT_S = 600.0
 """Planning reads the footers of all files before it answers."""
+
+WATCH_SILENT_MAX_S = 30.0
+"""A coordinator says how a job stands every second or two, whatever happens."""
 
 Unreachable = BROKEN
 
@@ -49,8 +53,16 @@ def as_error(error: GRPCError) -> HeadraceError:
     return NotFound(message) if error.status is Status.NOT_FOUND else Rejected(message)
 
 
-async def follow(address: str, token: str | None, name: str, away_max_s: float = float("inf")) -> AsyncIterator[v1.Job]:
+async def follow(
+    address: str,
+    token: str | None,
+    name: str,
+    away_max_s: float = float("inf"),
+    silent_max_s: float = WATCH_SILENT_MAX_S,
+) -> AsyncIterator[v1.Job]:
     """Statuses of a job up to its terminal one, through losses and restarts of the coordinator.
+
+    A stream that says nothing for `silent_max_s` is opened anew.
 
     Raises:
         Rejected: the coordinator has been away for over `away_max_s`.
@@ -59,11 +71,12 @@ async def follow(address: str, token: str | None, name: str, away_max_s: float =
     while True:
         channel = open_channel(address, token)
         try:
-            stub = v1.JobServiceStub(channel)  # a stream has no deadline of its own: it ends with the job
-            async for job in stub.watch(v1.JobRequest(name=name)):
+            # The stream has no deadline as a whole: it ends with the job.
+            jobs = aiter(v1.JobServiceStub(channel).watch(v1.JobRequest(name=name)))
+            while job := await asyncio.wait_for(anext(jobs, None), silent_max_s):
                 yield job
                 heard_at = time.monotonic()
-                if job.phase in ("Succeeded", "Failed"):
+                if job.phase in TERMINAL_PHASES:
                     return
         except Unreachable:
             pass

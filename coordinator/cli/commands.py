@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,6 +16,7 @@ from coordinator.cli.options import (
     WORKERS_MAX,
     Commands,
     Number,
+    again_option,
     coordinator_option,
     examples,
     job_argument,
@@ -24,7 +25,11 @@ from coordinator.cli.options import (
     set_option,
     sets_of,
     state_option,
+    store_options,
     token_option,
+    verbose_option,
+    where_of,
+    workers_option,
 )
 from coordinator.cli.reject_commands import rejects, retry
 from coordinator.cli.show import warn
@@ -32,9 +37,6 @@ from coordinator.cli.state import state_folder
 from headrace import collector
 from headrace.errors import BadJob, ConfigError, HeadraceError
 from headrace.words import ExitCode
-
-if TYPE_CHECKING:
-    from coordinator.cli.control import Where
 
 
 @click.group(
@@ -101,9 +103,7 @@ Exit codes: 0 complete, 1 failed, 2 usage, 42 the job file is wrong, 130 or 143 
 """
 )
 @job_argument
-@click.option(
-    "--workers", type=Number(1, WORKERS_MAX), metavar="N", default=1, show_default=True, help="Worker process groups."
-)
+@workers_option
 @limit_option
 @set_option
 @click.option(
@@ -112,8 +112,8 @@ Exit codes: 0 complete, 1 failed, 2 usage, 42 the job file is wrong, 130 or 143 
     metavar="N",
     help="At most this many predictors for each stage of a worker.",
 )
-@click.option("--again", is_flag=True, help="Start anew, also if the job is complete or half done.")
-@click.option("-v", "--verbose", is_flag=True, help="Show what the processes log.")
+@again_option
+@verbose_option
 @click.option(
     "--http",
     "http_port",
@@ -190,9 +190,7 @@ def schema() -> None:
     + "\n\nExit codes: 0 proven, 1 not proven: what is missing, damaged or too much is listed."
 )
 @click.argument("place", metavar="OUTPUT")
-@click.option("--endpoint", default="", metavar="URL", help="Where an object store is; default: the environment's.")
-@click.option("--region", default="", help="Of an object store; default: the environment's.")
-@click.option("--anonymous", is_flag=True, help="Don't sign requests to an object store.")
+@store_options
 @output_option
 def verify(place: str, endpoint: str, region: str, anonymous: bool, output: str) -> int:
     """Prove that OUTPUT holds every row of its input exactly once."""
@@ -225,7 +223,7 @@ def status(
     """Show a job, or all jobs that run on this machine."""
     from coordinator.cli.control import show_status, watch_job
 
-    where = _where(address, token_file, state)
+    where = where_of(address, token_file, state, os.environ)
     if watch:
         return _await(watch_job(where, name, output))
     return _await(show_status(where, name, output))
@@ -240,7 +238,7 @@ def list_jobs(address: str | None, token_file: Path | None, state: Path | None, 
     """List the jobs that run on this machine."""
     from coordinator.cli.control import show_status
 
-    return _await(show_status(_where(address, token_file, state), None, output))
+    return _await(show_status(where_of(address, token_file, state, os.environ), None, output))
 
 
 def _control(name: str, help_text: str) -> None:
@@ -253,7 +251,7 @@ def _control(name: str, help_text: str) -> None:
     def command(job_name: str, address: str | None, token_file: Path | None, state: Path | None, output: str) -> int:
         from coordinator.cli.control import change_job
 
-        return _await(change_job(_where(address, token_file, state), job_name, name, output))
+        return _await(change_job(where_of(address, token_file, state, os.environ), job_name, name, output))
 
 
 _control("cancel", "End a job; what is committed stays, and `run` can continue it.")
@@ -280,7 +278,7 @@ def scale(
     """Let at most WORKERS workers take part in a job; 0 lifts the limit."""
     from coordinator.cli.control import scale_job
 
-    return _await(scale_job(_where(address, token_file, state), name, workers, output))
+    return _await(scale_job(where_of(address, token_file, state, os.environ), name, workers, output))
 
 
 def _listing(name: str, help_text: str) -> None:
@@ -295,7 +293,7 @@ def _listing(name: str, help_text: str) -> None:
     def command(job_name: str, address: str | None, token_file: Path | None, state: Path | None, output: str) -> int:
         from coordinator.cli.control import show_listing
 
-        return _await(show_listing(_where(address, token_file, state), job_name, name, output))
+        return _await(show_listing(where_of(address, token_file, state, os.environ), job_name, name, output))
 
 
 _listing("shards", "List a job's shards: state, range, attempts, who has it.")
@@ -319,13 +317,6 @@ def worker(arguments: tuple[str, ...]) -> None:
 cli.add_command(chaos)
 cli.add_command(rejects)
 cli.add_command(retry)
-
-
-def _where(address: str | None, token_file: Path | None, state: Path | None) -> "Where":
-    from coordinator.cli.control import Where
-    from headrace.channel import read_token
-
-    return Where(address, read_token(token_file) if token_file else None, state_folder(state, os.environ))
 
 
 def _take_interrupts() -> None:

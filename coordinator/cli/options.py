@@ -1,12 +1,18 @@
 """Options that several commands share, and the page that `headrace --help` shows."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from coordinator.cli.state import state_folder
 from headrace.errors import ConfigError
 
+if TYPE_CHECKING:
+    from coordinator.cli.control import Where
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 DIGITS_MAX = 20
 ROWS_MAX = 10**15
 WORKERS_MAX = 10_000
@@ -93,6 +99,29 @@ set_option = click.option(
     "--set", "sets", multiple=True, metavar="NAME=VALUE", help="Value for ${NAME} in the job file; may be repeated."
 )
 limit_option = click.option("--limit", type=Number(1, ROWS_MAX), metavar="ROWS", help="Take the first ROWS rows only.")
+workers_option = click.option(
+    "--workers", type=Number(1, WORKERS_MAX), metavar="N", default=1, show_default=True, help="Worker process groups."
+)
+again_option = click.option("--again", is_flag=True, help="Start anew, also if the job is complete or half done.")
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show what the processes log.")
+_endpoint = click.option(
+    "--endpoint", default="", metavar="URL", help="Where an object store is; default: the environment's."
+)
+_region = click.option("--region", default="", help="Of an object store; default: the environment's.")
+_anonymous = click.option("--anonymous", is_flag=True, help="Don't sign requests to an object store.")
+
+
+def store_options(command: Command) -> Command:
+    """The options `endpoint`, `region` and `anonymous`."""
+    return _endpoint(_region(_anonymous(command)))
+
+
+def where_of(address: str | None, token_file: Path | None, state: Path | None, environ: Mapping[str, str]) -> "Where":
+    """What `coordinator_option`, `token_option` and `state_option` were given."""
+    from coordinator.cli.control import Where
+    from headrace.channel import read_token
+
+    return Where(address, read_token(token_file) if token_file else None, state_folder(state, environ))
 
 
 def sets_of(pairs: Sequence[str]) -> dict[str, str]:

@@ -102,16 +102,11 @@ def _new_plan(
 ) -> dict[str, Any]:
     from coordinator.appending import check_append
     from coordinator.core import planner
-    from coordinator.examination import examine
-    from coordinator.planning import resolve
+    from coordinator.examination import examined_program
 
     job = loaded.job.absolute(loaded.folder)
-    source, told = examine(job, probes, limit_rows=limit_rows, told=told)
-    if source is None or told.faults:
-        raise loaded.located(BadJob(told.faults))
-    workers = job.spec.workers.max or 1
-    program = resolve(job, source, probes, limit_rows=limit_rows, workers=workers)
     try:
+        source, program = examined_program(job, probes, limit_rows=limit_rows, told=told)
         check_append(program, probes)
     except BadJob as error:
         raise loaded.located(error) from error
@@ -126,7 +121,7 @@ def _new_plan(
         "rows_estimated": dataset.rows_estimated,
         "unit": dataset.unit,
         "units": dataset.units_total,
-        "shards": len(planner.cut(dataset, workers=workers)),
+        "shards": len(planner.cut(dataset, workers=program.workers)),
         "shards_committed": 0,
         **_program_plan(program, outputs),
     }

@@ -74,19 +74,23 @@ def bar_format(text: str, columns: int) -> str:
     return f"{{percentage:3.0f}}%|{{bar:{width}}}| {{desc}}" if width >= BAR_WIDTH_MIN else "{percentage:3.0f}% {desc}"
 
 
+def rows_done(job: v1.Job) -> int:
+    """Rows committed and on their way; a range of bytes that can't be read is no row of the total."""
+    done = job.rows_out + job.rows_filtered + job.rows_rejected + job.rows_live
+    return done + (job.rows_corrupt if job.unit != "byte" else 0)
+
+
 def fraction(job: v1.Job) -> tuple[int, int]:
     """Units done and to do: rows where their number is known, else bytes or files committed."""
     if job.rows_total and not job.rows_estimated:
-        done = job.rows_out + job.rows_filtered + job.rows_rejected + job.rows_corrupt + job.rows_live
-        return min(done, job.rows_total), job.rows_total
+        return min(rows_done(job), job.rows_total), job.rows_total
     return job.units_committed, job.units_total
 
 
 def line(job: v1.Job) -> str:
     """Rows, rows/s and the time to go in one line."""
-    done = job.rows_out + job.rows_filtered + job.rows_rejected + job.rows_live
     total = f"/{'~' if job.rows_estimated else ''}{job.rows_total:,}" if job.rows_total else ""
-    parts = [f"{done:,}{total} rows", f"{job.rows_per_second:,.0f} rows/s"]
+    parts = [f"{rows_done(job):,}{total} rows", f"{job.rows_per_second:,.0f} rows/s"]
     if any(condition.type == "Suspended" and condition.status for condition in job.conditions):
         parts.append(f"suspended until `headrace resume {job.name}`")
     parts += [f"waiting: {x.message}" for x in job.conditions if x.type == "Stalled" and x.status and x.message]

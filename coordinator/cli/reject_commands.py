@@ -7,7 +7,6 @@ import click
 
 from coordinator.cli.options import (
     ROWS_MAX,
-    WORKERS_MAX,
     Number,
     coordinator_option,
     examples,
@@ -16,7 +15,11 @@ from coordinator.cli.options import (
     set_option,
     sets_of,
     state_option,
+    store_options,
     token_option,
+    verbose_option,
+    where_of,
+    workers_option,
 )
 from coordinator.cli.state import state_folder
 from headrace.words import ExitCode
@@ -54,9 +57,7 @@ class ExportPath(click.Path):
     metavar="FILE",
     help="Write all rows to a new .parquet, .csv or .jsonl.",
 )
-@click.option("--endpoint", default="", metavar="URL", help="Where an object store is; default: the environment's.")
-@click.option("--region", default="", help="Of an object store; default: the environment's.")
-@click.option("--anonymous", is_flag=True, help="Don't sign requests to an object store.")
+@store_options
 @coordinator_option
 @token_option
 @state_option
@@ -66,15 +67,11 @@ def rejects(
     address: str | None, token_file: Path | None, state: Path | None, output: str,
 ) -> int:  # fmt: skip
     """Show which rows were rejected and why: grouped by reason, then one by one."""
-    from coordinator.cli.control import Where
     from coordinator.cli.rejects import batches_of, describe, find, lines
     from coordinator.cli.show import show
-    from headrace.channel import read_token
     from headrace.program import StorageOptions
 
-    token = read_token(token_file) if token_file else None
-    where = Where(address, token, state_folder(state, os.environ))
-    found = find(target, where, StorageOptions(endpoint, region, anonymous))
+    found = find(target, where_of(address, token_file, state, os.environ), StorageOptions(endpoint, region, anonymous))
     if export_path is None:
         show(describe(found, limit), output, lines)
         return ExitCode.DONE
@@ -99,12 +96,10 @@ def rejects(
 )
 @job_argument
 @click.option("--rejected", is_flag=True, required=True, help="Run the rejected rows of the job's output.")
-@click.option(
-    "--workers", type=Number(1, WORKERS_MAX), metavar="N", default=1, show_default=True, help="Worker process groups."
-)
+@workers_option
 @set_option
 @click.option("--again", is_flag=True, help="Drop an interrupted retry and begin a new one.")
-@click.option("-v", "--verbose", is_flag=True, help="Show what the processes log.")
+@verbose_option
 @state_option
 @output_option
 def retry(

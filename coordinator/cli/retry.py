@@ -9,7 +9,6 @@ from coordinator.cli.run import RunOptions, run_job
 from coordinator.cli.show import show
 from coordinator.output import CLAIM
 from coordinator.rejected import find_rejected
-from headrace.program import StorageOptions
 from headrace.stores import open_store
 from headrace.words import ExitCode
 
@@ -21,8 +20,7 @@ def retry_rejected(options: RunOptions, environ: Mapping[str, str]) -> int:
     loaded = examine_job(options.path, options.sets, environ)
     if not loaded.faults:
         sink = loaded.job.absolute(loaded.folder).spec.sink
-        where = StorageOptions(sink.storage.endpoint, sink.storage.region, sink.storage.anonymous)
-        store = open_store(sink.uri, storage=where)
+        store = open_store(sink.uri, storage=sink.storage.options)
         found = find_rejected(store)
         # What a claim is for may be a retry that has yet to end.
         if found is not None and not found.files and store.size(CLAIM) is None:

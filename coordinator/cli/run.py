@@ -32,7 +32,7 @@ from coordinator.http import loopback_socket
 from headrace import collector
 from headrace.errors import BadJob, Fault, HeadraceError
 from headrace.rejects import JOB_SUFFIX
-from headrace.words import ExitCode
+from headrace.words import TERMINAL_PHASES, ExitCode
 
 if TYPE_CHECKING:  # imported while the children already start
     from coordinator.planning import Probe
@@ -186,7 +186,7 @@ class _Run:
         from coordinator.cli.client import follow
 
         collector.resume()
-        if job.phase not in ("Succeeded", "Failed"):
+        if job.phase not in TERMINAL_PHASES:
             async for status in follow(self._folder.address, None, job.name):
                 job = status
                 self._progress.show(job)

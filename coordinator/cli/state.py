@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from coordinator.config import LEDGER
 from headrace.errors import ConfigError, HeadraceError
 
 
@@ -37,7 +38,7 @@ class JobFolder:
     @property
     def ledger(self) -> Path:
         """The coordinator's ledger, once there is one."""
-        return self.path / "ledger.sqlite"
+        return self.path / LEDGER
 
     @property
     def address(self) -> str:

@@ -95,24 +95,14 @@ def _put_commit(fact: CommitDecided) -> bytes:
 
 
 def _get_commit(body: bytes) -> CommitDecided:
-    rows, ranges = _CORRUPT.unpack_from(body, 1 + _COMMIT.size)
+    job, shard, epoch, begin, end, *counts = _COMMIT.unpack_from(body, 1)
+    rows_corrupt, ranges = _CORRUPT.unpack_from(body, 1 + _COMMIT.size)
     at = 1 + _COMMIT.size + _CORRUPT.size
     corrupt = []
     for _ in range(ranges):
         first, last = _RANGE.unpack_from(body, at)
         reason, at = _get_text(body, at + _RANGE.size)
         corrupt.append(CorruptUnits(first, last, reason))
-    return _rest_of_commit(body, at, rows, tuple(corrupt), has_staged=True)
-
-
-def _get_whole_commit(body: bytes) -> CommitDecided:
-    return _rest_of_commit(body, 1 + _COMMIT.size, 0, (), has_staged=False)
-
-
-def _rest_of_commit(
-    body: bytes, at: int, rows_corrupt: int, corrupt: tuple[CorruptUnits, ...], *, has_staged: bool
-) -> CommitDecided:
-    job, shard, epoch, begin, end, *counts = _COMMIT.unpack_from(body, 1)
     worker, at = _get_text(body, at)
     incarnation, at = _get_text(body, at)
     files = []
@@ -121,7 +111,7 @@ def _rest_of_commit(
         name, at = _get_text(body, at + _FILE.size)
         kind, at = _get_text(body, at)
         digest, at = _get_text(body, at)
-        staged, at = _get_text(body, at) if has_staged else ("", at)
+        staged, at = _get_text(body, at)
         files.append(OutputFile(name, kind, size, digest, rows, staged))
     return CommitDecided(
         job,
@@ -133,12 +123,11 @@ def _rest_of_commit(
         WorkerName(worker),
         Incarnation(incarnation),
         tuple(files),
-        corrupt,
+        tuple(corrupt),
     )
 
 
 _REVOKED = struct.Struct("<HQIQQQQQQ")
-_WHOLE_REVOKED = struct.Struct("<HQIQQQQQ")
 
 
 def _put_revoked(fact: Revoked) -> bytes:
@@ -148,11 +137,6 @@ def _put_revoked(fact: Revoked) -> bytes:
 
 def _get_revoked(body: bytes) -> Revoked:
     job, shard, epoch, *counts = _REVOKED.unpack_from(body, 1)
-    return Revoked(job, shard, epoch, RowCounts(*counts))
-
-
-def _get_whole_revoked(body: bytes) -> Revoked:
-    job, shard, epoch, *counts = _WHOLE_REVOKED.unpack_from(body, 1)
     return Revoked(job, shard, epoch, RowCounts(*counts))
 
 
@@ -213,6 +197,7 @@ _KINDS: Final[dict[int, tuple[type, Callable[..., bytes], Callable[[bytes], Any]
     9: (EpochEnded, _put_ended, _get_ended),
     10: (ChargeReturned, *_plain(ChargeReturned, "HQI")),
     11: (SplitMade, *_plain(SplitMade, "HQQq")),
+    # 12 and 15 stay free
     13: (Published, *_plain(Published, "HQI")),
     14: (AllPublished, *_plain(AllPublished, "H")),
     16: (Quarantined, *_plain(Quarantined, "HQ", texts=1)),
@@ -227,8 +212,6 @@ _PUT: Final[dict[type, tuple[bytes, Callable[..., bytes]]]] = {
     cls: (bytes([kind]), put) for kind, (cls, put, _) in _KINDS.items()
 }
 _GET: Final[dict[int, Callable[[bytes], Fact]]] = {kind: get for kind, (_, _, get) in _KINDS.items()}
-# Commits that know of no corrupt range: ledgers of version 0.1 hold them, none are written.
-_GET.update({12: _get_whole_commit, 15: _get_whole_revoked})
 KINDS_LASTING: Final = frozenset(kind for kind, (cls, _, _) in _KINDS.items() if cls in LASTING)
 """Kind bytes (the first of an encoded fact) of `facts.LASTING`."""
 

@@ -82,7 +82,7 @@ class LeaseTable(ShardTable):
         units_max: int | None = None,
     ) -> list[Fact]:
         """Leases the first pending shard, or about `units_max` units of its front; [] if nothing is pending."""
-        shard = self._pending.first()
+        shard = self.first_pending
         if shard is None:
             return []
         facts: list[Fact] = []

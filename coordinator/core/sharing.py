@@ -10,7 +10,7 @@ Not here: of what size a grant is (`hold`), whose lease is the latest (`tail`), 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from coordinator.core import hold, tail
 from coordinator.core.facts import Fact
@@ -56,6 +56,8 @@ class Sharing:
         """
         table = self._table
         held = table.held_by(worker)
+        if self._is_to_be_alone(held):
+            return []
         undone = [left for left in map(self._units_undone, held) if left > 0]
         grantable = hold.next_grant(
             rate=rate,
@@ -73,6 +75,17 @@ class Sharing:
         if facts or held:
             return facts
         return self._help_at_the_tail(worker, incarnation, now, ttl_s, rates())
+
+    def _is_to_be_alone(self, held: Sequence[Lease]) -> bool:
+        """Whether a worker with these leases waits until they are committed.
+
+        Its death is charged to every shard that it holds. So a shard that was charged once is leased alone: a second
+        death then is its own, and those that only lay beside it aren't quarantined with it.
+        """
+        table = self._table
+        first = table.first_pending
+        waits = first is not None and table.attempts(first) > 0
+        return bool(held) and (waits or any(table.attempts(lease.shard) for lease in held))
 
     def split(
         self, worker: WorkerName, incarnation: Incarnation, shard: ShardId, epoch: Epoch, at: int

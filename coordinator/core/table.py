@@ -145,6 +145,15 @@ class ShardTable:
         """Units ``[begin, end)`` of the shard, as of now."""
         return self._columns.begins[shard], self._columns.ends[shard]
 
+    @property
+    def first_pending(self) -> ShardId | None:
+        """The pending shard that is granted next."""
+        return self._pending.first()
+
+    def attempts(self, shard: ShardId) -> int:
+        """How many grants of the shard were charged."""
+        return self._columns.attempts[shard]
+
     def leases(self) -> Iterator[Lease]:
         """All live epochs."""
         return (lease for live in self._live.values() for lease in live)

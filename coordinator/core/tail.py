@@ -64,7 +64,7 @@ def split_candidate(
     *,
     left_min_s: float = 1.0,
     asked: Collection[tuple[ShardId, Epoch]] = (),
-    behind: Mapping[tuple[ShardId, Epoch], float] | None = None,
+    behind: Mapping[tuple[ShardId, Epoch], float],
 ) -> Lease | None:
     """The lease to ask a split of; None if none is worth it.
 
@@ -74,9 +74,10 @@ def split_candidate(
         rates: units/s of each worker over all it holds; those not yet known are missing.
         left_min_s: with less left, the holder is done before another has begun.
         asked: leases whose answer is awaited, or that had nothing to give.
+        behind: see `units_behind`.
     """
     leases = [x for x in _single(table, asked) if _has_inner_cut(table, x)]
-    return _latest(table, now, rates, left_min_s, leases, behind or {})
+    return _latest(table, now, rates, left_min_s, leases, behind)
 
 
 def twin_candidate(
@@ -86,20 +87,20 @@ def twin_candidate(
     worker: WorkerName,
     *,
     left_min_s: float = 2.0,
-    behind: Mapping[tuple[ShardId, Epoch], float] | None = None,
+    behind: Mapping[tuple[ShardId, Epoch], float],
 ) -> Lease | None:
     """The lease of another worker, of a shard that can't be split, that `worker` should work on too; None for none.
 
     Nor can one be split that has been read to its end and waits for a slow model. A second copy starts from the shard's
-    first unit, so `left_min_s` is higher than for a split. `behind`: see `expected_left_s`.
+    first unit, so `left_min_s` is higher than for a split. `behind`: see `units_behind`.
     """
     others = [x for x in _single(table, ()) if x.worker != worker and not _has_inner_cut(table, x)]
     rate = rates.get(worker)
     if rate:
         # A slow worker that comes first would keep a fast one from being the second. Twice, since rates are means of a
         # minute: the holder's may just have dropped.
-        others = [x for x in others if _units(table, x) / rate < 2 * _left_s(table, x, now, rates, behind or {})]
-    return _latest(table, now, rates, left_min_s, others, behind or {})
+        others = [x for x in others if _units(table, x) / rate < 2 * _left_s(table, x, now, rates, behind)]
+    return _latest(table, now, rates, left_min_s, others, behind)
 
 
 def _single(table: LeaseTable, asked: Collection[tuple[ShardId, Epoch]]) -> list[Lease]:

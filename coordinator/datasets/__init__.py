@@ -4,6 +4,6 @@ Only metadata is read: listings, sizes, footers, and the head of text files for 
 becomes a `headrace.dataset.Dataset`, which is journaled once and never listed again.
 """
 
-from coordinator.datasets.plan import PlannedSource, find_source, plan_source, source_program
+from coordinator.datasets.plan import PlannedSource, find_source, source_program
 
-__all__ = ["PlannedSource", "find_source", "plan_source", "source_program"]
+__all__ = ["PlannedSource", "find_source", "source_program"]

@@ -223,36 +223,32 @@ class _LocalTree:
 
     def checked(self, paths: Sequence[str], field: str, faults: list[Fault]) -> list[InputFile]:
         """As `Tree`."""
-        return _checked(paths, field, faults)
+        files = []
+        for path in paths:
+            try:
+                found = os.stat(path)
+            except OSError as error:
+                text = "is a link to nothing" if os.path.islink(path) else f"can't be read: {error.strerror}"
+                faults.append(Fault(field, f"{path}: {text}"))
+                continue
+            if not stat.S_ISREG(found.st_mode):
+                faults.append(Fault(field, f"{path}: is no regular file"))
+            elif not os.access(path, os.R_OK):
+                faults.append(Fault(field, f"{path}: can't be read: permission denied"))
+            elif not path.isprintable() and not _is_text(path):
+                faults.append(Fault(field, f"{path!r}: its name is not UTF-8", "rename or exclude it"))
+            else:
+                files.append(InputFile(path, found.st_size, str(found.st_mtime_ns)))
+            if len(faults) >= FAULTS_MAX:
+                break
+        return files
 
     def there(self, folder: str) -> str:
         """As `Tree`."""
-        return _there(folder)
+        return names_text(folder, _names(folder))
 
 
 _TREE = _LocalTree()
-
-
-def _checked(paths: Sequence[str], field: str, faults: list[Fault]) -> list[InputFile]:
-    files = []
-    for path in paths:
-        try:
-            found = os.stat(path)
-        except OSError as error:
-            text = "is a link to nothing" if os.path.islink(path) else f"can't be read: {error.strerror}"
-            faults.append(Fault(field, f"{path}: {text}"))
-            continue
-        if not stat.S_ISREG(found.st_mode):
-            faults.append(Fault(field, f"{path}: is no regular file"))
-        elif not os.access(path, os.R_OK):
-            faults.append(Fault(field, f"{path}: can't be read: permission denied"))
-        elif not path.isprintable() and not _is_text(path):
-            faults.append(Fault(field, f"{path!r}: its name is not UTF-8", "rename or exclude it"))
-        else:
-            files.append(InputFile(path, found.st_size, str(found.st_mtime_ns)))
-        if len(faults) >= FAULTS_MAX:
-            break
-    return files
 
 
 def _is_text(path: str) -> bool:
@@ -271,9 +267,8 @@ def _names(folder: str) -> list[str]:
         return []
 
 
-def _there(folder: str) -> str:
-    """Some names in a folder, for whoever looks for others."""
-    names = _names(folder)
+def names_text(folder: str, names: Sequence[str]) -> str:
+    """Some of the names in a folder, for whoever looks for others; nothing where there are none."""
     more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
     return f"{folder} has: {', '.join(names[:NAMES_MAX])}{more}" if names else ""
 
@@ -286,4 +281,4 @@ def _nearest(path: str) -> str:
     while folder and not os.path.isdir(folder):
         folder, _, name = folder.rpartition("/")
     near = get_close_matches(name, _names(folder or "/"), n=1)
-    return f"did you mean {folder}/{near[0]}?" if near else _there(folder or "/")
+    return f"did you mean {folder}/{near[0]}?" if near else _TREE.there(folder or "/")

@@ -1,6 +1,5 @@
 """From `spec.source` to the planned dataset and the worker's source program."""
 
-import base64
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,12 +12,13 @@ from coordinator.datasets.measured import Measured, first_units
 from coordinator.datasets.remote import Remote
 from coordinator.datasets.spec import SourceSpec
 from coordinator.datasets.text import measure_csv, measure_jsonl
+from headrace.arrow_types import schema_text
 from headrace.dataset import Dataset
 from headrace.errors import BadJob, Fault
 from headrace.filter_rows import filter_faults
 from headrace.filters import Expression, columns_used, filter_to_json, parse_filter
 from headrace.hive import hive_keys, is_integer
-from headrace.program import CsvOptions, SourceProgram, StorageOptions
+from headrace.program import CsvOptions, SourceProgram
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -44,28 +44,18 @@ class PlannedSource:
     limit_rows: int | None = None
 
 
-def plan_source(
-    source: SourceSpec, *, columns: Collection[str] | None, limit_rows: int | None, named: Collection[str] = ()
-) -> PlannedSource:
-    """Lists the source and reads its metadata. `columns` (None: all) only decide `Dataset.bytes_total`.
-
-    `limit_rows` ends the dataset after so many rows of the input, before the filter. `named` are the columns that the
-    job names: those of CSV and JSONL files without any record, which then have the null type.
-
-    Raises:
-        BadJob: files are missing, unreadable or contradict each other, or the filter is wrong: all that can be found.
-        SourceUnavailable: a store that holds files can't be reached.
-    """
-    planned, faults = find_source(source, columns=columns, limit_rows=limit_rows, named=named)
-    if planned is None or faults:
-        raise BadJob(faults)
-    return planned
-
-
 def find_source(
     source: SourceSpec, *, columns: Collection[str] | None, limit_rows: int | None, named: Collection[str] = ()
 ) -> tuple[PlannedSource | None, list[Fault]]:
-    """As `plan_source`: what of the source could be planned, for finding what else is wrong, and all faults."""
+    """Lists the source and reads its metadata: what of it could be planned, and all that is wrong with it.
+
+    `columns` (None: all) only decide `Dataset.bytes_total`. `limit_rows` ends the dataset after so many rows of the
+    input, before the filter. `named` are the columns that the job names: those of CSV and JSONL files without any
+    record, which then have the null type.
+
+    Raises:
+        SourceUnavailable: a store that holds files can't be reached.
+    """
     faults: list[Fault] = []
     expression: Expression | None = None
     try:
@@ -116,7 +106,7 @@ def source_program(
     return SourceProgram(
         format=source.format,
         columns=names,
-        schema=base64.b64encode(schema.serialize().to_pybytes()).decode(),
+        schema=schema_text(schema),
         partitions=tuple(name for name in names if name in planned.partitions),
         filter=filter_to_json(expression) if expression else "",
         csv=CsvOptions(source.csv.header, source.csv.delimiter, source.csv.line_breaks_in_fields),
@@ -128,7 +118,7 @@ def source_program(
         is_limited=limit_rows is not None,
         units=planned.dataset.units_total,
         divisible=planned.dataset.divisible,
-        storage=StorageOptions(source.storage.endpoint, source.storage.region, source.storage.anonymous),
+        storage=source.storage.options,
     )
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from coordinator.datasets.globs import ANY_FOLDERS, Excludes, PathMatcher, literal_start
-from coordinator.datasets.listing import InputFile
+from coordinator.datasets.listing import InputFile, names_text
 from coordinator.datasets.spec import SourceFormat, StorageSpec
 from headrace.errors import Fault
 from headrace.uris import is_remote
@@ -21,8 +21,6 @@ THREADS = 8
 """Requests in flight."""
 CHUNK_BYTES = 2 << 20
 """Of a text file whose head is looked at; one request where the file isn't longer."""
-SHOWN = 5
-"""Names that an answer shows."""
 
 
 class Remote:
@@ -30,15 +28,14 @@ class Remote:
 
     def __init__(self, storage: StorageSpec) -> None:
         self._storage = storage
+        self._last: _Chunks | None = None  # of one file the header, the head and the limit are looked for in turn
 
     @cached_property
     def files(self) -> "RemoteFiles":
         """How they are reached."""
-        from headrace.program import StorageOptions
         from headrace.remote_files import RemoteFiles
 
-        storage = self._storage
-        return RemoteFiles(StorageOptions(storage.endpoint, storage.region, storage.anonymous))
+        return RemoteFiles(self._storage.options)
 
     def open(self, file: InputFile, chunk_bytes: int = CHUNK_BYTES) -> Any:
         """A remote file's bytes as a stream that may be read anywhere; None for a local file.
@@ -49,7 +46,10 @@ class Remote:
             return None
         from headrace.httpfile import RangedFile
 
-        return RangedFile(file.size, _Chunks(self.files, file, chunk_bytes).read)
+        chunks = self._last  # other threads open other files
+        if chunks is None or (chunks.file, chunks.chunk_bytes) != (file, chunk_bytes):
+            self._last = chunks = _Chunks(self.files, file, chunk_bytes)
+        return RangedFile(file.size, chunks.read)
 
     def stat(self, paths: Sequence[str]) -> "Mapping[str, Found | None]":
         """What the stores say of files; None where there is none."""
@@ -64,16 +64,16 @@ class _Chunks:
 
     def __init__(self, files: "RemoteFiles", file: InputFile, chunk_bytes: int) -> None:
         self._files = files
-        self._chunk_bytes = chunk_bytes
-        self._file = file
+        self.chunk_bytes = chunk_bytes
+        self.file = file
         self._at = 0
         self._data = b""
 
     def read(self, begin: int, end: int) -> bytes:
         """Bytes ``[begin, end)``."""
         if not (self._at <= begin and end <= self._at + len(self._data)):
-            file = self._file
-            last = min(max(end, begin + self._chunk_bytes), file.size)
+            file = self.file
+            last = min(max(end, begin + self.chunk_bytes), file.size)
             self._data = self._files.range(file.path, begin, last, size=file.size, version=file.version)
             self._at = begin
         return self._data[begin - self._at : end - self._at]
@@ -104,9 +104,8 @@ class BucketTree:
 
     def there(self, folder: str) -> str:
         """As `listing.Tree`."""
-        names = list(dict.fromkeys(path[len(folder) + 1 :].split("/", 1)[0] for path in self._listed(f"{folder}/")))
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        return f"{folder} has: {', '.join(names[:SHOWN])}{more}" if names else ""
+        names = dict.fromkeys(path[len(folder) + 1 :].split("/", 1)[0] for path in self._listed(f"{folder}/"))
+        return names_text(folder, list(names))
 
     def _listed(self, prefix: str) -> list[str]:
         if self._prefix is None or not prefix.startswith(self._prefix):
@@ -119,8 +118,8 @@ class BucketTree:
 
 
 def input_file(found: "Found", kind: SourceFormat) -> InputFile:
-    """A file of the plan. Only a source of format `files` reads when it was changed."""
+    """A file of the plan. Only a source of format `files` reads when it was changed, where the store tells it."""
     version = found.version
-    if kind == "files":
-        version = with_modified(version, found.modified_ns or 0)
+    if kind == "files" and found.modified_ns is not None:
+        version = with_modified(version, found.modified_ns)
     return InputFile(found.path, found.size, version)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
+from headrace.program import StorageOptions
+
 SourceFormat = Literal["parquet", "arrow", "csv", "jsonl", "files"]
 
 
@@ -23,11 +25,7 @@ class StorageSpec(Protocol):
     """Where an object store is."""
 
     @property
-    def endpoint(self) -> str: ...
-    @property
-    def region(self) -> str: ...
-    @property
-    def anonymous(self) -> bool: ...
+    def options(self) -> StorageOptions: ...
 
 
 class SourceSpec(Protocol):

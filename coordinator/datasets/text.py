@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -17,7 +17,7 @@ from coordinator.datasets.remote import Remote
 from coordinator.datasets.spec import CsvSpec
 from headrace.damage import is_damage
 from headrace.errors import BadJob, Fault, InputChanged, SourceRefused
-from headrace.records import Offsets, codec_of, first_record, open_text, whole_records
+from headrace.records import Offsets, Readable, codec_of, first_record, open_text, whole_records
 
 HEAD_BYTES = 1 << 20
 """Text that types are inferred from, of each file looked at."""
@@ -35,9 +35,11 @@ _UNREADABLE = (pa.ArrowException, OSError, InputChanged, SourceRefused)
 class Head:
     """The first records of a file, and what they tell about all of it."""
 
+    file: InputFile
     text: bytes
     records: int
     is_whole: bool
+    names: tuple[str, ...] = ()  # CSV: the file's columns
 
 
 def measure_csv(
@@ -58,44 +60,19 @@ def measure_csv(
         BadJob: heads that can't be read or that name a column twice. With `lists_corrupt`, other files' heads stand in
             for damaged ones, as long as there is one.
     """
-    quoted = spec.line_breaks_in_fields
-    filled = [file for file in files if file.size]
-    names: tuple[str, ...] = ()
-    heads: list[tuple[InputFile, Head, tuple[str, ...]]] = []
-    bad: list[Fault] = []
-    damaged: list[Fault] = []
-    for file in filled:
-        if len(heads) + len(bad) >= HEAD_FILES:
-            break
-        try:
-            header, body = _header(file, remote, spec)
-            head = _head(file, remote, spec.delimiter, quoted=quoted, skip=body)
-            own = _names(file, header or head.text, spec)
-        except BadJob as error:
-            told = damaged if lists_corrupt and is_damage(error.__cause__) else bad
-            told += error.faults
-            continue
-        names = names or own
-        heads.append((file, head, own))
+    text = _Text(remote, lists_corrupt, spec.delimiter, quoted=spec.line_breaks_in_fields, has_header=spec.header)
+
+    def look(file: InputFile) -> Head:
+        header, body = text.header(file)
+        head = text.head(file, skip=body)
+        return replace(head, names=_names(file, header or head.text, spec))
+
+    heads, bad = text.heads(files, look)
+    names = next((head.names for head in heads if head.names), ())
     given = given_types(spec.types, names, faults)
-    bad += damaged if not heads else ()
     if bad:
         raise BadJob(bad)
-    schema = _csv_schema(names, heads, spec.delimiter, given)
-    is_cut = [not quoted and codec_of(file.path) is None for file in files]
-    head_list = [head for _, head, _ in heads]
-    measured = _measured(
-        files,
-        remote,
-        is_cut,
-        schema,
-        head_list,
-        limit_rows,
-        spec.delimiter,
-        quoted=quoted,
-        header=spec.header,
-        lists_corrupt=lists_corrupt,
-    )
+    measured = text.measured(files, _csv_schema(names, heads, spec.delimiter, given), heads, limit_rows)
     return measured if _has_records(measured) else _without_units(measured, named, given)
 
 
@@ -112,33 +89,11 @@ def measure_jsonl(
     Raises:
         BadJob: heads that can't be read; damaged ones as for CSV.
     """
-    heads: list[Head] = []
-    bad: list[Fault] = []
-    damaged: list[Fault] = []
-    for file in [file for file in files if file.size]:
-        if len(heads) + len(bad) >= HEAD_FILES:
-            break
-        try:
-            heads.append(_head(file, remote, ",", quoted=False, skip=0))
-        except BadJob as error:
-            told = damaged if lists_corrupt and is_damage(error.__cause__) else bad
-            told += error.faults
-    bad += damaged if not heads else ()
+    text = _Text(remote, lists_corrupt)
+    heads, bad = text.heads(files, text.head)
     if bad:
         raise BadJob(bad)
-    is_cut = [codec_of(file.path) is None for file in files]
-    measured = _measured(
-        files,
-        remote,
-        is_cut,
-        _json_schema(heads),
-        heads,
-        limit_rows,
-        ",",
-        quoted=False,
-        header=False,
-        lists_corrupt=lists_corrupt,
-    )
+    measured = text.measured(files, _json_schema(heads), heads, limit_rows)
     return measured if _has_records(measured) else _without_units(measured, named, {})
 
 
@@ -161,19 +116,6 @@ def _without_units(measured: Measured, named: Collection[str], given: Mapping[st
 # ---------------------------------------------------------------- columns
 
 
-def _header(file: InputFile, remote: Remote, spec: CsvSpec) -> tuple[bytes, int]:
-    """The header record and where the first row begins; nothing for files without one."""
-    if not spec.header:
-        return b"", 0
-    try:
-        record, _, end = first_record(
-            file.path, spec.delimiter, quoted=spec.line_breaks_in_fields, raw=remote.open(file)
-        )
-    except _UNREADABLE as error:
-        raise _unreadable(file, error) from error
-    return record, end
-
-
 def _names(file: InputFile, record: bytes, spec: CsvSpec) -> tuple[str, ...]:
     try:
         text = record.decode()
@@ -190,32 +132,29 @@ def _names(file: InputFile, record: bytes, spec: CsvSpec) -> tuple[str, ...]:
 
 def _csv_schema(
     names: tuple[str, ...],
-    heads: Sequence[tuple[InputFile, Head, tuple[str, ...]]],
+    heads: Sequence[Head],
     delimiter: str,
     given: Mapping[str, pa.DataType],
 ) -> pa.Schema:
     types: dict[str, pa.DataType] = {}
-    for file, head, own in heads:
-        found = _csv_types(file, head, own, delimiter, given)
-        for name, kind in found.items():
+    for head in heads:
+        for name, kind in _csv_types(head, delimiter, given).items():
             if name in names:
                 types[name] = _wider(types.get(name, pa.null()), kind, pa.string())  # any field is text
     return pa.schema([(name, given.get(name) or _known(types.get(name, pa.null()))) for name in names])
 
 
-def _csv_types(
-    file: InputFile, head: Head, names: Sequence[str], delimiter: str, given: Mapping[str, pa.DataType]
-) -> Mapping[str, pa.DataType]:
+def _csv_types(head: Head, delimiter: str, given: Mapping[str, pa.DataType]) -> Mapping[str, pa.DataType]:
     import pyarrow.csv
 
     if not head.text:
         return {}
-    as_text = {name: pa.binary() for name in names if name in given}
+    as_text = {name: pa.binary() for name in head.names if name in given}
     try:
         table = pyarrow.csv.read_csv(
             pa.BufferReader(head.text),
             read_options=pyarrow.csv.ReadOptions(
-                use_threads=False, column_names=list(names), block_size=len(head.text) + 1
+                use_threads=False, column_names=list(head.names), block_size=len(head.text) + 1
             ),
             parse_options=pyarrow.csv.ParseOptions(
                 delimiter=delimiter, newlines_in_values=True, invalid_row_handler=lambda _: "skip"
@@ -223,7 +162,7 @@ def _csv_types(
             convert_options=pyarrow.csv.ConvertOptions(column_types=as_text),
         )
     except pa.ArrowException as error:
-        raise _unreadable(file, error) from error
+        raise _unreadable(head.file, error) from error
     # Bytes that aren't UTF-8 make a column binary; its good rows are text, and the others will be bad rows.
     return {field.name: pa.string() if pa.types.is_binary(field.type) else field.type for field in table.schema}
 
@@ -304,67 +243,127 @@ def _known(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-# ---------------------------------------------------------------- lengths
+# ---------------------------------------------------------------- files
 
 
-def _head(file: InputFile, remote: Remote, delimiter: str, *, quoted: bool, skip: int) -> Head:
-    """The records that begin at or past byte `skip` of the first HEAD_BYTES or so."""
-    try:
-        with closing(open_text(file.path, remote.open(file))) as stream:
-            pieces = whole_records(stream, delimiter, quoted=quoted, piece_bytes=HEAD_BYTES)
-            offset, text, ends = next(pieces, (0, b"", np.empty(0, np.int64)))
-            is_whole = next(pieces, None) is None if len(text) < HEAD_BYTES // 2 else not stream.read(1)
-    except _UNREADABLE as error:
-        raise _unreadable(file, error) from error
-    past = ends[ends > skip - offset] - max(skip - offset, 0)
-    return Head(text[max(skip - offset, 0) :], len(past), is_whole)
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """How the files of one source are read."""
+
+    remote: Remote
+    lists_corrupt: bool
+    delimiter: str = ","
+    quoted: bool = False  # line breaks may stand in fields
+    has_header: bool = False
+
+    def heads(self, files: Sequence[InputFile], look: Callable[[InputFile], Head]) -> tuple[list[Head], list[Fault]]:
+        """What `look` finds in the first files that aren't empty, and the faults of those that can't be planned."""
+        heads: list[Head] = []
+        bad: list[Fault] = []
+        damaged: list[Fault] = []
+        for file in filter(lambda file: file.size, files):
+            if len(heads) + len(bad) >= HEAD_FILES:
+                break
+            try:
+                heads.append(look(file))
+            except BadJob as error:
+                told = damaged if self.lists_corrupt and is_damage(error.__cause__) else bad
+                told += error.faults
+        return heads, bad if heads else bad + damaged
+
+    def header(self, file: InputFile) -> tuple[bytes, int]:
+        """The header record and where the first row begins; nothing for files without one."""
+        if not self.has_header:
+            return b"", 0
+        try:
+            record, _, end = first_record(file.path, self.delimiter, quoted=self.quoted, raw=self.remote.open(file))
+        except _UNREADABLE as error:
+            raise _unreadable(file, error) from error
+        return record, end
+
+    def head(self, file: InputFile, skip: int = 0) -> Head:
+        """The records that begin at or past byte `skip` of the first HEAD_BYTES or so."""
+        try:
+            with closing(open_text(file.path, self.remote.open(file))) as stream:
+                pieces = self._pieces(stream)
+                offset, text, ends = next(pieces, (0, b"", np.empty(0, np.int64)))
+                is_whole = next(pieces, None) is None if len(text) < HEAD_BYTES // 2 else not stream.read(1)
+        except _UNREADABLE as error:
+            raise _unreadable(file, error) from error
+        past = ends[ends > skip - offset] - max(skip - offset, 0)
+        return Head(file, text[max(skip - offset, 0) :], len(past), is_whole)
+
+    def measured(
+        self, files: Sequence[InputFile], schema: pa.Schema, heads: Sequence[Head], limit_rows: int | None
+    ) -> Measured:
+        """All files, or those that hold the first `limit_rows` rows."""
+        is_cut = [not self.quoted and codec_of(file.path) is None for file in files]
+        units = np.array([file.size for file in files], np.int64)
+        limit_path, limit_left = "", None
+        rows_total: int | None = None
+        if limit_rows is not None:
+            units, rows_total, limit_left = self._limited(files, limit_rows)
+            files = files[: len(units)]
+            limit_path = files[-1].path if limit_left is not None else ""
+        estimated = rows_total is None
+        if estimated:
+            rows_total = _estimate(files, heads)
+            filled = sum(file.size > 0 for file in files)
+            estimated = not (len(heads) == filled and all(head.is_whole for head in heads))
+        return Measured(
+            unit="byte",
+            files=files,
+            units=units,
+            cuts=_cuts(units, is_cut),
+            divisible=all(is_cut),
+            bytes_total=int(units.sum()),
+            rows_total=rows_total,
+            rows_estimated=estimated,
+            schema=schema,
+            limit_path=limit_path,
+            limit_rows=limit_left,
+        )
+
+    def _limited(self, files: Sequence[InputFile], limit_rows: int) -> tuple[npt.NDArray[np.int64], int, int | None]:
+        """The files' units up to the end of row `limit_rows` (good or bad), the rows in them, and for a compressed last
+        file, which has no such byte, how many of its rows count."""
+        units: list[int] = []
+        left = limit_rows
+        for file in files:
+            try:
+                found, end = self._find_row(file, left)
+            except _UNREADABLE as error:
+                if not (self.lists_corrupt and is_damage(error)):
+                    raise _unreadable(file, error) from error
+                found, end = 0, file.size
+            is_cut = found == left and end < file.size
+            units.append(end if is_cut and codec_of(file.path) is None else file.size)
+            if found == left:
+                return np.array(units, np.int64), limit_rows, left if codec_of(file.path) else None
+            left -= found
+        return np.array(units, np.int64), limit_rows - left, None
+
+    def _find_row(self, file: InputFile, count: int) -> tuple[int, int]:
+        """Of a file's first `count` rows: how many there are, and the byte at which the last of them ends."""
+        left = count + self.has_header
+        with closing(open_text(file.path, self.remote.open(file))) as stream:
+            at = 0
+            for offset, text, ends in self._pieces(stream):
+                filled = _filled_ends(text, ends)
+                if len(filled) >= left:
+                    return count, offset + int(filled[left - 1])
+                left -= len(filled)
+                at = offset + len(text)
+        return max(count - left, 0), at
+
+    def _pieces(self, stream: Readable) -> Iterator[tuple[int, bytes, Offsets]]:
+        return whole_records(stream, self.delimiter, quoted=self.quoted, piece_bytes=HEAD_BYTES)
 
 
 def _unreadable(file: InputFile, error: Exception) -> BadJob:
     text = (str(error) or type(error).__name__).splitlines()[0]
     found = f"can't be read: {text.removeprefix(f'{file.path}: ')}"
     return BadJob([Fault(file.path, found, "a whole file, or spec.source.exclude to leave it out")])
-
-
-def _measured(
-    files: Sequence[InputFile],
-    remote: Remote,
-    is_cut: Sequence[bool],
-    schema: pa.Schema,
-    heads: Sequence[Head],
-    limit_rows: int | None,
-    delimiter: str,
-    *,
-    quoted: bool,
-    header: bool,
-    lists_corrupt: bool,
-) -> Measured:
-    units = np.array([file.size for file in files], np.int64)
-    limit_path, limit_left = "", None
-    rows_total: int | None = None
-    if limit_rows is not None:
-        units, rows_total, limit_left = _limited(
-            files, remote, limit_rows, delimiter, quoted=quoted, header=header, lists_corrupt=lists_corrupt
-        )
-        files = files[: len(units)]
-        limit_path = files[-1].path if limit_left is not None else ""
-    estimated = rows_total is None
-    if estimated:
-        rows_total = _estimate(files, heads)
-        estimated = not (len(heads) == sum(file.size > 0 for file in files) and all(head.is_whole for head in heads))
-    return Measured(
-        unit="byte",
-        files=files,
-        units=units,
-        cuts=_cuts(units, is_cut),
-        divisible=all(is_cut),
-        bytes_total=int(units.sum()),
-        rows_total=rows_total,
-        rows_estimated=estimated,
-        schema=schema,
-        limit_path=limit_path,
-        limit_rows=limit_left,
-    )
 
 
 def _cuts(units: npt.NDArray[np.int64], is_cut: Sequence[bool]) -> npt.NDArray[np.int64]:
@@ -389,51 +388,6 @@ def _estimate(files: Sequence[InputFile], heads: Sequence[Head]) -> int | None:
     if not records or any(codec_of(file.path) for file in filled):
         return None
     return int(sum(file.size for file in filled) * records / max(text, 1))
-
-
-def _limited(
-    files: Sequence[InputFile],
-    remote: Remote,
-    limit_rows: int,
-    delimiter: str,
-    *,
-    quoted: bool,
-    header: bool,
-    lists_corrupt: bool,
-) -> tuple[npt.NDArray[np.int64], int, int | None]:
-    """The files' units up to the end of row `limit_rows` (good or bad), the rows in them, and for a compressed last
-    file, which has no such byte, how many of its rows count."""
-    units: list[int] = []
-    left = limit_rows
-    for file in files:
-        try:
-            found, end = _find_row(file, remote, left, delimiter, quoted=quoted, header=header)
-        except _UNREADABLE as error:
-            if not (lists_corrupt and is_damage(error)):
-                raise _unreadable(file, error) from error
-            found, end = 0, file.size
-        is_cut = found == left and end < file.size
-        units.append(end if is_cut and codec_of(file.path) is None else file.size)
-        if found == left:
-            return np.array(units, np.int64), limit_rows, left if codec_of(file.path) else None
-        left -= found
-    return np.array(units, np.int64), limit_rows - left, None
-
-
-def _find_row(
-    file: InputFile, remote: Remote, count: int, delimiter: str, *, quoted: bool, header: bool
-) -> tuple[int, int]:
-    """Of a file's first `count` rows: how many there are, and the byte at which the last of them ends."""
-    left = count + header
-    with closing(open_text(file.path, remote.open(file))) as stream:
-        at = 0
-        for offset, text, ends in whole_records(stream, delimiter, quoted=quoted, piece_bytes=HEAD_BYTES):
-            filled = _filled_ends(text, ends)
-            if len(filled) >= left:
-                return count, offset + int(filled[left - 1])
-            left -= len(filled)
-            at = offset + len(text)
-    return max(count - left, 0), at
 
 
 def _filled_ends(text: bytes, ends: Offsets) -> Offsets:

@@ -18,6 +18,7 @@ from coordinator.spec.job import scheme_of
 from headrace.errors import Fault
 from headrace.publish import HIDDEN, part_name
 from headrace.stores import is_object_store
+from headrace.uris import bucket_form
 
 if TYPE_CHECKING:
     from headrace.dataset import Dataset  # with numpy, which the command line has no use for
@@ -35,17 +36,20 @@ def sink_faults(
     Without a dataset, overlap is judged by the source's patterns alone. Unless the mode is known, an output may hold
     files; unless the source is, nothing is said of overlap.
     """
-    if is_object_store(job.spec.sink.uri):
-        must_be_empty = is_mode_known and job.spec.sink.mode == "fail"
-        return store_faults(job, dataset, must_be_empty=must_be_empty, is_source_known=is_source_known)
-    sink = Path(job.spec.sink.uri)
-    try:
-        faults = _folder_faults(sink, must_be_empty=is_mode_known and job.spec.sink.mode == "fail")
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM):
-            return [Fault(_FIELD, f"{sink}: {error.strerror}", "a folder that can be made and written")]
-        return [Fault(_FIELD, f"no permission to look into {error.filename}", "a folder that you may write")]
-    return faults + (_overlap_faults(job, sink, dataset) if is_source_known else [])
+    uri = job.spec.sink.uri
+    must_be_empty = is_mode_known and job.spec.sink.mode == "fail"
+    if is_object_store(uri):
+        if not uri.partition("://")[2].partition("/")[0]:
+            return [Fault(_FIELD, f"{uri} names no bucket", f"{bucket_form(uri)}/PREFIX")]
+        faults = store_faults(job.spec.sink, must_be_empty=must_be_empty)
+    else:
+        try:
+            faults = _folder_faults(Path(uri), must_be_empty=must_be_empty)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM):
+                return [Fault(_FIELD, f"{Path(uri)}: {error.strerror}", "a folder that can be made and written")]
+            return [Fault(_FIELD, f"no permission to look into {error.filename}", "a folder that you may write")]
+    return faults + (_overlap_faults(job, dataset) if is_source_known else [])
 
 
 def _folder_faults(sink: Path, *, must_be_empty: bool) -> list[Fault]:
@@ -84,20 +88,28 @@ def _contents(folder: Path) -> Iterator[str]:
                 yield entry.name
 
 
-def _overlap_faults(job: InferenceJob, sink: Path, dataset: "Dataset | None") -> list[Fault]:
-    real = os.path.realpath(sink)
+def _overlap_faults(job: InferenceJob, dataset: "Dataset | None") -> list[Fault]:
+    scheme = scheme_of(job.spec.sink.uri)
+    sink = job.spec.sink.uri.rstrip("/") or "/"
+    real = _real(sink)
+    what = "prefix" if scheme else "folder"
     folders: dict[str, str] = {}  # resolved once each: 100,000 files lie in few folders
     for path in dataset.paths if dataset else ():
         folder, name = os.path.split(path)
         if folder not in folders:
-            folders[folder] = "" if scheme_of(path) else os.path.realpath(folder)
+            folders[folder] = _real(folder) if scheme_of(path) == scheme else ""
         if folders[folder] and _is_within(f"{folders[folder]}/{name}", real):
-            return [Fault(_FIELD, f"the source's file {path} lies in the output folder {sink}", "a folder of its own")]
+            return [Fault(_FIELD, f"the source's file {path} lies in the output {what} {sink}", f"a {what} of its own")]
     for uri in job.spec.source.uri:
-        if not scheme_of(uri) and _reads(uri, real, job):
+        if scheme_of(uri) == scheme and _reads(uri, real, job):
             found = f"{sink} lies in the source {uri}: the job would read its own output"
-            return [Fault(_FIELD, found, "a folder beside it")]
+            return [Fault(_FIELD, found, f"a {what} beside it")]
     return []
+
+
+def _real(place: str) -> str:
+    """A folder without links in its path, or a prefix as it stands: an object store has no links."""
+    return place.rstrip("/") if scheme_of(place) else os.path.realpath(place)
 
 
 def _is_within(path: str, folder: str) -> bool:
@@ -108,18 +120,18 @@ def _reads(uri: str, sink: str, job: InferenceJob) -> bool:
     """Whether a source of `uri` would list a file that the job writes to `sink`."""
     from coordinator.datasets.globs import Excludes, is_glob, split_glob
 
-    fixed, patterns = split_glob(uri) if is_glob(uri) and not os.path.lexists(uri) else (uri, ("**",))
-    base = os.path.realpath(fixed)
+    is_pattern = is_glob(uri) and (bool(scheme_of(uri)) or not os.path.lexists(uri))
+    fixed, patterns = split_glob(uri) if is_pattern else (uri, ("**",))
+    base = _real(fixed)
     if not _is_within(sink, base):
         return False
     excludes = Excludes(job.spec.source.exclude)
-    inside = os.path.relpath(sink, base)
-    folders = [] if inside == "." else inside.split("/")
-    below = [os.path.join(base, *folders[: i + 1]) for i in range(len(folders))]
-    if any(excludes.hits(folder, len(base.rstrip("/")) + 1) for folder in below):
+    begin = len(base.rstrip("/")) + 1
+    folders = sink[begin:].split("/") if sink[begin:] else []
+    if any(excludes.hits("/".join([sink[: begin - 1], *folders[:n]]), begin) for n in range(1, len(folders) + 1)):
         return False
     return any(
-        _matches((*folders, name), patterns) and not excludes.hits(f"{sink}/{name}", len(base.rstrip("/")) + 1)
+        _matches((*folders, name), patterns) and not excludes.hits(f"{sink.rstrip('/')}/{name}", begin)
         for name in _output_names(job.spec.sink.format)
     )
 

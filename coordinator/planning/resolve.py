@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Protocol
 from coordinator.planning.inputs import UNKNOWN, Given, check_input
 from coordinator.planning.probes import Probe
 from coordinator.planning.stages import draft_stage, stage_program
-from coordinator.planning.store_check import storage_options
 from coordinator.spec import (
     ALL_COLUMNS,
     CastSpec,
@@ -85,7 +84,7 @@ def resolve(
             tuple(_sink_columns(job, source.schema.names)),
             spec.sink.codec,
             spec.sink.mode,
-            storage_options(spec.sink.storage),
+            spec.sink.storage.options,
         ),
         errors=ErrorPolicy(
             max_rejected_rows=spec.errors.max_rejected.rows,

@@ -6,7 +6,7 @@ Start-up matters here: pydantic and PyYAML are all that may be imported, never p
 from coordinator.spec.check import is_within
 from coordinator.spec.graph import Use, graph_faults, running_order, sink_uses, stage_uses
 from coordinator.spec.job import InferenceJob, JobSpec, Metadata, job_schema
-from coordinator.spec.load import LoadedJob, examine_job, job_from_plain, load_job
+from coordinator.spec.load import LoadedJob, examine_job, job_from_plain
 from coordinator.spec.pipeline import BatchSpec, CastSpec, PredictorsSpec, StageSpec, split_reference
 from coordinator.spec.policy import ErrorsSpec, RetriesSpec, WorkersSpec
 from coordinator.spec.sink import ALL_COLUMNS, SinkSpec
@@ -34,7 +34,6 @@ __all__ = [
     "is_within",
     "job_from_plain",
     "job_schema",
-    "load_job",
     "running_order",
     "sink_uses",
     "split_reference",

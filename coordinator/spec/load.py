@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coordinator.spec.check import Checked, checked, is_within
+from coordinator.spec.check import Checked, checked
 from coordinator.spec.document import Document, parse
 from coordinator.spec.job import InferenceJob
 from headrace.errors import BadJob, Fault
@@ -40,25 +40,11 @@ class LoadedJob:
         """`error` with ``file:line:`` before the fields that the job file has."""
         return BadJob(_located(error.faults, self.path, self.document))
 
-    def faults_in(self, section: str) -> list[Fault]:
-        """The file's own faults in a section such as ``spec.source``."""
-        return [fault for fault in self.faults if is_within(fault.field, section)]
-
-
-def load_job(path: Path, sets: Mapping[str, str], environ: Mapping[str, str]) -> LoadedJob:
-    """Reads a job file; ``${NAME}`` is taken from `sets`, then from `environ`.
-
-    Raises:
-        BadJob: all faults, each field with file and line.
-    """
-    loaded = examine_job(path, sets, environ)
-    if loaded.faults:
-        raise loaded.located(BadJob(loaded.faults))
-    return loaded
-
 
 def examine_job(path: Path, sets: Mapping[str, str], environ: Mapping[str, str]) -> LoadedJob:
-    """As `load_job`, but a job with faults comes without what is wrong, so that the rest of it can be examined.
+    """Reads a job file; ``${NAME}`` is taken from `sets`, then from `environ`.
+
+    A job with faults comes without what is wrong, so that the rest of it can be examined.
 
     Raises:
         BadJob: too little of it is a job for that; all faults, each field with file and line.

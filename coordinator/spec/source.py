@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from coordinator.spec.scalars import Strings
 from coordinator.spec.strict import Strict
+from headrace.program import StorageOptions
 
 
 class CsvSpec(Strict):
@@ -39,6 +40,11 @@ class StorageSpec(Strict):
     )
     region: str = Field(default="", description="Of S3. Default: the environment's, or what the store says.")
     anonymous: bool = Field(default=False, description="Requests aren't signed: for public buckets.")
+
+    @property
+    def options(self) -> StorageOptions:
+        """What whoever opens the store is told."""
+        return StorageOptions(self.endpoint, self.region, self.anonymous)
 
     @field_validator("endpoint")
     @classmethod

@@ -3,6 +3,7 @@
 Also the types that an output's files have: of tensors, and as readers find them in a file of each format.
 """
 
+import base64
 import io
 import json
 import re
@@ -11,6 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from headrace.program import Program
+from headrace.words import SOURCE
+
+OutputTypes = Mapping[str, Mapping[str, tuple[str | None, Sequence[int | None] | None]]]
+"""By stage and output, (dtype, shape with the dimension of the rows), where known."""
 
 _SHORT: Mapping[str, Callable[[], Any]] = {
     "str": pa.string,
@@ -66,6 +73,19 @@ def tensor_type(dtype: str | None, shape: Sequence[int | None] | None) -> pa.Dat
     return kind
 
 
+def sink_schema(program: Program, outputs: OutputTypes) -> pa.Schema:
+    """The sink's columns as they are written; the null type where a stage's output isn't known."""
+    source = schema_from_text(program.source.schema)
+    fields = []
+    for column in program.sink.columns:
+        if column.ref.producer == SOURCE:
+            kind = source.field(column.ref.column).type
+        else:
+            kind = tensor_type(*outputs.get(column.ref.producer, {}).get(column.ref.column, (None, None)))
+        fields.append((column.name, kind))
+    return pa.schema(fields)
+
+
 def stored_schema(schema: pa.Schema, format_name: str) -> pa.Schema:
     """The schema that a reader finds in a file of this format that was written with `schema`.
 
@@ -83,6 +103,16 @@ def stored_schema(schema: pa.Schema, format_name: str) -> pa.Schema:
     if format_name == "arrow":
         return pa.schema([pa.field(field.name, _decoded(field.type), field.nullable) for field in schema])
     return schema
+
+
+def schema_text(schema: pa.Schema) -> str:
+    """A whole schema as a program carries it: base64 of its Arrow IPC message."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def schema_from_text(text: str) -> pa.Schema:
+    """The schema of which `schema_text` made `text`."""
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 def columns_text(schema: pa.Schema) -> str:

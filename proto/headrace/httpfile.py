@@ -11,14 +11,14 @@ Where a path is asked for (a web server, or a bucket's signed URL) its `Urls` sa
 import http.client
 import io
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
+from headrace.connections import Connections
 from headrace.errors import InputChanged, SourceRefused, SourceUnavailable
 from headrace.retries import Patience, RetryBudget
 from headrace.uris import store_of
@@ -340,24 +340,6 @@ def _time_ns(date: str) -> int | None:
         return None
 
 
-class Connections(threading.local):
-    """A thread's open connections, by scheme and host: a new one costs a round trip, or three with TLS."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], http.client.HTTPConnection] = {}
-
-    def get(self, scheme: str, netloc: str, timeout_s: float) -> http.client.HTTPConnection:
-        if (scheme, netloc) not in self.kept:
-            make = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
-            self.kept[scheme, netloc] = make(netloc, timeout=timeout_s)
-        return self.kept[scheme, netloc]
-
-    def drop(self, scheme: str, netloc: str) -> None:
-        connection = self.kept.pop((scheme, netloc), None)
-        if connection is not None:
-            connection.close()
-
-
 class RangedFile(io.RawIOBase):
     """A file of `size` bytes over `fetch(begin, end)`; what lies in `segments` (offset, bytes) is not fetched."""
 
@@ -389,10 +371,25 @@ class RangedFile(io.RawIOBase):
         return self._at
 
     def read(self, nbytes: int | None = -1) -> bytes:
-        """Up to `nbytes` bytes; raises what `fetch` does."""
+        """Up to `nbytes` bytes; raises what `fetch` does, and then the next read begins where this one did."""
         begin = min(self._at, self._size)
         end = self._size if nbytes is None or nbytes < 0 else min(begin + nbytes, self._size)
-        self._at = end
+        found = self._bytes(begin, end)
+        self._at += end - begin
+        return found
+
+    def readall(self) -> bytes:
+        """The rest, by one `fetch`."""
+        return self.read()
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills `buffer` as far as the file goes."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def _bytes(self, begin: int, end: int) -> bytes:
         for start, data in self._segments:
             if start <= begin and end <= start + len(data):
                 return data[begin - start : end - start]

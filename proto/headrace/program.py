@@ -105,6 +105,11 @@ class SourceProgram:
     divisible: bool = True  # a lease may be cut at any unit, else only where the plan says
     storage: StorageOptions = field(default_factory=StorageOptions)
 
+    @property
+    def is_text(self) -> bool:
+        """Files are text whose records lie anywhere: units are bytes."""
+        return self.format in ("csv", "jsonl")
+
 
 @dataclass(frozen=True, slots=True)
 class SinkColumn:

@@ -32,7 +32,6 @@ class S3Urls:
         self._storage = storage
         self._page_keys = page_keys
         self._lock = threading.Lock()
-        self._clients: dict[str, Any] = {}  # by region; "" is the one of the job or of the environment
         self._regions: dict[str, str] = {}  # of buckets that lie elsewhere
 
     def url(self, path: str, page: str | None) -> str:
@@ -58,7 +57,7 @@ class S3Urls:
         bucket, _ = split_path(path)
         region = headers.get("x-amz-bucket-region", "")
         with self._lock:
-            if not region or region in (self._regions.get(bucket), self._region_of("")):
+            if not region or region in (self._regions.get(bucket), self._client("").meta.region_name):
                 return False
             self._regions[bucket] = region
             return True
@@ -75,8 +74,7 @@ class S3Urls:
         from botocore.exceptions import BotoCoreError, CredentialRetrievalError, MetadataRetrievalError
 
         try:
-            with self._lock:
-                client = self._client(self._regions.get(bucket, ""))
+            client = self._client(self._regions.get(bucket, ""))
             url: str = client.generate_presigned_url(operation, Params=dict(params), ExpiresIn=URL_LIFE_S)
         except (CredentialRetrievalError, MetadataRetrievalError) as error:
             raise OSError(f"no credentials: {error}") from error  # what gives them may answer later
@@ -86,14 +84,9 @@ class S3Urls:
         return url
 
     def _client(self, region: str) -> Any:
-        if region not in self._clients:
-            with _making:
-                self._clients[region] = _client(self._storage, region or self._storage.region)
-        return self._clients[region]
-
-    def _region_of(self, region: str) -> str:
-        found: str = self._client(region).meta.region_name
-        return found
+        """For a region; "" is that of the job or of the environment."""
+        with _making:
+            return _client(self._storage, region or self._storage.region)
 
 
 _making = threading.Lock()  # what finds the configuration isn't thread-safe; clients are
@@ -105,8 +98,10 @@ def _client(storage: StorageOptions, region: str) -> Any:
     from botocore import UNSIGNED
     from botocore.config import Config
 
+    session = botocore.session.Session()
+
     def made(style: str) -> Any:
-        return botocore.session.Session().create_client(
+        return session.create_client(
             "s3",
             region_name=region or None,
             endpoint_url=storage.endpoint or None,

@@ -23,6 +23,10 @@ class ShardState(IntEnum):
     QUARANTINED = 4
 
 
+TERMINAL_PHASES = ("Succeeded", "Failed")
+"""Of a job that is over, until it is submitted again."""
+
+
 class ExitCode(IntEnum):
     """Exit codes of `headrace` and of its processes (42 and 78 are never retried, 75 is temporary)."""
 
@@ -39,6 +43,24 @@ class ExitCode(IntEnum):
 MODEL_SUSPECT = "ModelSuspect"
 """What a worker reports in place of a reason when a stage has failed on everything it was given there: ModelFailed,
 unless the stage has worked for other rows of the job."""
+
+
+ACCEPTED = "ACCEPTED"
+STALE = "STALE"
+REFUSED = "REFUSED"
+"""Of the three, the coordinator's word on a commit, a publish or a held lease."""
+
+DRAIN = "drain"
+"""Directive to take no more leases, and to end when those held are committed or given back."""
+STOP = "stop"
+"""Directive to end: the job is over for this worker."""
+REGISTER = "register"
+"""Directive to a worker that isn't known (any more): nothing of what it said was taken."""
+
+HELD_OUTPUT = "held"
+"""Reason of an ACCEPTED commit that the worker must not publish: the output wasn't empty at the start."""
+PUBLISHED = "published"
+"""Reason of an ACCEPTED commit that is published already."""
 
 
 class Reason(StrEnum):

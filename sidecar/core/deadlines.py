@@ -6,13 +6,21 @@ history of its own. Until a stage has given its first result, nothing is known o
 Late turns: a loop that comes round much later than it wanted to was itself stopped (a suspended machine, SIGSTOP). Its
 predictors were too, or have answered into sockets that it hasn't read yet, so every deadline moves by that delay.
 
+A hang is expensive to see, and a batch that hangs is cut about ten times until its guilty row is alone. So only the
+verdicts that count wait for long: the batch's first try and a row's last one. A try between them, of what is known to
+have hung or failed, decides no more than where to cut next; it may be ended early by mistake.
+
 Not here: who asks, and what becomes of a predictor that hangs (`sidecar.flow`).
 """
+
+from collections.abc import Callable
 
 FIRST_ALLOWANCE_S = 300.0
 """For the first result of a stage, whatever predictor gives it."""
 FLOOR_S = 30.0
 """However fast the batches were: a busy machine can make any of them wait that long."""
+SEARCH_FLOOR_S = 2.0
+"""The same for a try that only says where to cut."""
 FACTOR = 20.0
 """Times the longest batch so far."""
 LATE_MARGIN_S = 1.0
@@ -56,22 +64,22 @@ class BatchDeadline:
         """It has given a result."""
         return predictor in self._warm
 
-    def allowed_s(self, predictor: int) -> float:
-        """What it may take for the batch it has, or would get, now."""
+    def allowed_s(self, predictor: int, *, is_search: bool = False) -> float:
+        """What it may take for the batch it has, or would get, now; `is_search`: a try that only says where to cut."""
         if self._fixed_s is not None:
             return self._fixed_s
         if self._longest_first_s is None:
             return FIRST_ALLOWANCE_S
         # Before the first warm batch the cold ones stand for it.
         known = self._longest_s if predictor in self._warm else self._longest_first_s
-        return max(FLOOR_S, FACTOR * (self._longest_first_s if known is None else known))
+        floor_s = SEARCH_FLOOR_S if is_search else FLOOR_S
+        return max(floor_s, FACTOR * (self._longest_first_s if known is None else known))
 
-    def overdue(self, now: float) -> list[tuple[int, float]]:
-        """Predictors past their deadline, and what they were allowed."""
+    def overdue(self, now: float, is_search: Callable[[int], bool]) -> list[tuple[int, float]]:
+        """Predictors past their deadline, and what they were allowed; `is_search` says it of a predictor's batch."""
+        allowed = {predictor: self.allowed_s(predictor, is_search=is_search(predictor)) for predictor in self._begun}
         return [
-            (predictor, self.allowed_s(predictor))
-            for predictor, begun in self._begun.items()
-            if now - begun > self.allowed_s(predictor)
+            (predictor, allowed[predictor]) for predictor, at in self._begun.items() if now - at > allowed[predictor]
         ]
 
     def move(self, late_s: float) -> None:

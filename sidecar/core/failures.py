@@ -20,10 +20,7 @@ Not here: how a piece is cut (`pieces`), which piece runs when (`pipeline`).
 """
 
 from dataclasses import dataclass
-from enum import Enum, auto
 
-WRONG_ROWS = "WrongRows"
-"""Class of the error that says so (predictor.outputs)."""
 TRIES = 2
 """Predictors on which a whole batch or a single row fails before that counts."""
 SAMPLES_MIN = 3
@@ -35,14 +32,6 @@ DOUBT_AFTER = 16
 """Pieces in a row, more than lead from a batch to one bad row in it."""
 SHARE_OF_FEW = 0.5
 """Stands for the budget's share while too few rows were seen for it to count."""
-
-
-class Verdict(Enum):
-    """What to do with a piece that has failed."""
-
-    TRY_AGAIN = auto()
-    CUT = auto()
-    REJECT = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +53,10 @@ class StageFailures:
         self._rows_failed = 0  # of these
         self._doubt_after = DOUBT_AFTER
         self.is_proven = False
-        self.is_given_up = False
+        self._is_given_up = False
 
-    def verdict(self, rows: int, tries: int, *, is_whole: bool, can_move: bool) -> Verdict:
-        """Decides about a piece.
+    def tries_again(self, rows: int, tries: int, *, is_whole: bool, can_move: bool) -> bool:
+        """Whether a piece that has failed is tried again as it is; if not, it is cut, or its only row is rejected.
 
         Args:
             rows: of the piece.
@@ -76,14 +65,12 @@ class StageFailures:
             can_move: another try would be made by another predictor.
         """
         if tries < TRIES and can_move and (is_whole or rows == 1):
-            return Verdict.TRY_AGAIN
+            return True
         if is_whole:
             self._batches_failed += 1
             self._rows_failed += rows
-        if rows > 1:
-            return Verdict.CUT
-        self._samples += 1
-        return Verdict.REJECT
+        self._samples += rows == 1
+        return False
 
     def came_through(self) -> None:
         """The stage gave a result for a piece."""
@@ -99,10 +86,10 @@ class StageFailures:
 
     def give_up(self) -> bool:
         """Whether the model has failed; True once."""
-        if self.is_proven or self.is_given_up or self._samples < SAMPLES_MIN:
+        if self.is_proven or self._is_given_up or self._samples < SAMPLES_MIN:
             return False
-        self.is_given_up = self._allowed_share() ** self._samples <= CHANCE_MAX
-        return self.is_given_up
+        self._is_given_up = self._allowed_share() ** self._samples <= CHANCE_MAX
+        return self._is_given_up
 
     def _allowed_share(self) -> float:
         if self._budget.rows is not None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from headrace.local.columns import Column, aligned
+from headrace.local.messages import WRONG_ROWS
 from headrace.words import SOURCE
 from sidecar.core.batches import (
     Action,
@@ -38,7 +39,7 @@ from sidecar.core.batches import (
     StageFailed,
     StageWiring,
 )
-from sidecar.core.failures import WRONG_ROWS, Budget, StageFailures, Trial, Verdict
+from sidecar.core.failures import Budget, StageFailures, Trial
 from sidecar.core.pieces import cut
 from sidecar.core.sizes import SLOT_SLACK_BYTES, column_bytes
 from sidecar.core.space import Region, Space
@@ -260,6 +261,16 @@ class Pipeline:
         self._starving.append(_Want(piece, stage, predictor, nbytes))
         return self._move()
 
+    def is_searching(self, stage: str, predictor: int) -> bool:
+        """Whether failing on what the predictor executes would only say where to cut next: no row is blamed for it."""
+        piece = self._flights[self._stages[stage].predictors[predictor].pieces[0]].piece
+        return piece.rows > 1 if piece.failed.get(stage) else not piece.is_whole
+
+    def is_tried_again(self, piece: int, rows: int) -> bool:
+        """Whether a piece of `rows` rows that came back without a result is tried again, as it is or in parts."""
+        flight = self._flights.get(piece)
+        return rows > 1 or (flight is not None and not flight.blame)
+
     # ------------------------------------------------------------------ the end of batches
 
     def written(self, batch: Batch) -> list[Action]:
@@ -298,8 +309,7 @@ class Pipeline:
         if predictor is not None and piece.rows == 1 and self._is_doubtful(stage, stage.predictors[predictor]):
             return [Replace(blame.stage, predictor)]
         can_move = predictor is None or len(stage.predictors) > 1
-        verdict = stage.failures.verdict(piece.rows, len(tried), is_whole=piece.is_whole, can_move=can_move)
-        if verdict is Verdict.TRY_AGAIN:
+        if stage.failures.tries_again(piece.rows, len(tried), is_whole=piece.is_whole, can_move=can_move):
             return []
         flight.blame = blame
         if stage.failures.give_up():

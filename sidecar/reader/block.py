@@ -1,7 +1,7 @@
 """Blocks: what the Reader hands out, how small ones become one, and what is left of one that is cut."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -122,7 +122,7 @@ class Block:
         )
 
 
-def merge_small(blocks: Iterable[Block], cursor: Cursor) -> Iterator[Block]:
+def merge_small(blocks: Iterable[Block], cursor: Cursor) -> Generator[Block, None, None]:
     """Joins runs of small neighbours and moves the cursor's position past each block as it leaves."""
     waiting: list[Block] = []
     rows = nbytes = 0

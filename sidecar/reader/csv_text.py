@@ -276,6 +276,8 @@ class _Parser:
 
     def _check_inferred(self, record: bytes) -> None:
         """Raises Unfit for one record that is good but for a column whose type was inferred."""
+        if not self._inferred:
+            return
         as_bytes = dict.fromkeys(self._inferred, pa.binary())
         if not self._fits(record, {**as_bytes, **self._given}):
             return

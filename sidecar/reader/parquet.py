@@ -8,6 +8,7 @@ float32 columns, mapped or not).
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -65,7 +66,8 @@ class ParquetFormat:
             if part.units > footer.num_rows or (part.units < footer.num_rows and not self._is_limited):
                 raise InputChanged(f"{part.path}: has {footer.num_rows} rows, {part.units} when it was planned")
             bounds = np.cumsum([0, *(footer.row_group(i).num_rows for i in range(footer.num_row_groups))]).tolist()
-            fetched = self._fetched(footer, bounds, window) if opened.remote is not None else []
+            is_wanted = cache(lambda group: self._may_match(footer.row_group(group)))
+            fetched = _groups_of(bounds, window, is_wanted) if opened.remote is not None else []
             for group, (begin, end) in enumerate(pairwise(bounds)):
                 if end <= window.begin or begin == end:
                     continue
@@ -73,21 +75,17 @@ class ParquetFormat:
                     return
                 last = _groups_before(bounds, window.end)
                 opened.enter(footer, fetched[bisect_left(fetched, group) : bisect_left(fetched, last)], self._columns)
-                yield from self._group(file, group, begin, end, window)
+                if is_wanted(group):
+                    yield from self._group(file, group, begin, end, window)
+                else:
+                    stop = window.claim(end)
+                    yield Piece(None, NO_ADDRESS, stop, skipped=stop - max(begin, window.begin))
 
-    def _fetched(self, footer: pq.FileMetaData, bounds: Sequence[int], window: Window) -> list[int]:
-        """Row groups of the window that the filter may keep."""
-        groups = [i for i in range(_groups_before(bounds, window.end)) if bounds[i + 1] > window.begin]
-        if self._expression is None:
-            return groups
-        return [i for i in groups if can_match(self._expression, _ranges(footer.row_group(i)))]
+    def _may_match(self, group: pq.RowGroupMetaData) -> bool:
+        return self._expression is None or can_match(self._expression, _ranges(group))
 
     def _group(self, file: pq.ParquetFile, group: int, begin: int, end: int, window: Window) -> Iterator[Piece]:
         first = max(begin, window.begin)
-        if self._expression and not can_match(self._expression, _ranges(file.metadata.row_group(group))):
-            stop = window.claim(end)
-            yield Piece(None, NO_ADDRESS, stop, skipped=stop - first)
-            return
         at = done = begin
         try:
             for batch in file.iter_batches(
@@ -117,6 +115,11 @@ class ParquetFormat:
                 window.claim(end),
                 damage=f"row group {group} (rows {begin} to {end}) can't be read: {read_error_text(error)}",
             )
+
+
+def _groups_of(bounds: Sequence[int], window: Window, is_wanted: Callable[[int], bool]) -> list[int]:
+    """Row groups of the window that are wanted."""
+    return [i for i in range(_groups_before(bounds, window.end)) if bounds[i + 1] > window.begin and is_wanted(i)]
 
 
 def _groups_before(bounds: Sequence[int], end: int) -> int:

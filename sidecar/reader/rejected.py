@@ -3,23 +3,24 @@
 Rows of which nothing is kept, since the source could not read them, stay rejected for the reason that they had.
 """
 
-import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from headrace.arrow_types import schema_text
 from headrace.dataset import Slice
 from headrace.program import SourceProgram
 from headrace.rejects import ADDRESS, CLASS, FILE, MESSAGE, NAMES, STAGE, UNREAD, kept_name
 from headrace.words import SOURCE
+from sidecar.picking import rows_where
 from sidecar.reader.block import BadRow, Block
 from sidecar.reader.cursor import Cursor
 from sidecar.reader.source import Source, source_schema
-
-_DESCRIPTION = pa.schema([(name, pa.int64() if name == ADDRESS else pa.string()) for name in NAMES])
+from sidecar.writer.rejects import FIELDS
 
 
 class RejectedSource(Source):
@@ -28,29 +29,24 @@ class RejectedSource(Source):
     def __init__(self, program: SourceProgram, piece_bytes: int) -> None:
         self._kept = source_schema(program)
         renamed = [field.with_name(kept_name(field.name)) for field in self._kept]
-        stored = pa.schema([*_DESCRIPTION, *renamed])
-        text = base64.b64encode(stored.serialize().to_pybytes()).decode()
-        super().__init__(replace(program, rejected=False, columns=tuple(stored.names), schema=text), piece_bytes)
+        stored = pa.schema([*FIELDS, *renamed])
+        columns, text = tuple(stored.names), schema_text(stored)
+        super().__init__(replace(program, rejected=False, columns=columns, schema=text), piece_bytes)
 
-    def read(self, slices: Sequence[Slice], cursor: Cursor) -> Iterator[Block]:
+    def read(self, slices: Sequence[Slice], cursor: Cursor) -> Generator[Block, None, None]:
         """As `Source.read`."""
-        blocks = super().read(slices, cursor)
-        try:
+        with closing(super().read(slices, cursor)) as blocks:
             for block in blocks:
                 yield self._unwrapped(block)
-        finally:
-            close = getattr(blocks, "close", None)
-            if close is not None:
-                close()
 
     def _unwrapped(self, block: Block) -> Block:
         rows = block.rows
         is_unread = pc.and_(
             pc.equal(rows.column(STAGE), SOURCE), pc.is_in(rows.column(CLASS), value_set=pa.array(UNREAD))
         )
-        unread = rows.filter(is_unread).select(NAMES).to_pylist()
+        unread = rows_where(rows.select(NAMES), is_unread).to_pylist()
         is_bad = is_unread.to_numpy(zero_copy_only=False).astype(bool)
-        kept = rows.filter(pc.invert(is_unread))
+        kept = rows_where(rows, pc.invert(is_unread))
         paths = kept.column(FILE).to_pylist()
         return replace(
             block,

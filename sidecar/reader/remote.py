@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from headrace.dataset import Slice
 from headrace.errors import SourceUnavailable
-from headrace.program import StorageOptions
+from headrace.program import SourceProgram, StorageOptions
 from headrace.records import codec_of, open_text
 from headrace.uris import is_remote
 
@@ -46,9 +46,8 @@ CHUNK_BYTES = 4 << 20
 SPARSE_BYTES = 64 << 10
 """Smallest request for an Arrow file of which only the lengths of record batches are looked for."""
 CHUNKS_AHEAD = 6
-FILES_AHEAD = 16
-"""Files looked at ahead of the reader; how much of them is fetched is another question."""
-TEXT = ("csv", "jsonl")
+FILES_AHEAD = IN_FLIGHT
+"""Files asked for ahead of the reader, as far as AHEAD_BYTES goes."""
 
 Range = tuple[int, int]
 
@@ -201,18 +200,17 @@ def _read_sparse(store: RangeStore, part: Slice, begin: int, end: int) -> bytes:
 class InputFiles:
     """Opens local and remote files for reading, and fetches remote ones ahead."""
 
-    def __init__(self, storage: StorageOptions, kind: str) -> None:
-        """`kind` is the format of all files."""
-        self._store = RangeStore(storage)
-        self._kind = kind
+    def __init__(self, program: SourceProgram) -> None:
+        self._store = RangeStore(program.storage)
+        self._program = program
 
     def prefetch(self, slices: Sequence[Slice]) -> None:
         """The slices' files are about to be read, in this order: starts the requests that can be known already."""
         nbytes = 0
-        for part in slices[:IN_FLIGHT]:
+        for part in slices:
             if not is_remote(part.path):
                 return
-            begin, end = _first_range(part, self._kind)
+            begin, end = _first_range(part, self._program)
             nbytes += end - begin
             if nbytes > AHEAD_BYTES:
                 return
@@ -227,7 +225,7 @@ class InputFiles:
         """
         if not is_remote(part.path):
             return OpenFile(pa.OSFile(part.path, "rb"))
-        begin, end = _first_range(part, self._kind)
+        begin, end = _first_range(part, self._program)
         if begin == 0:
             return OpenFile(pa.BufferReader(self._store.read(part, begin, end)))
         from headrace.httpfile import RangedFile
@@ -259,20 +257,20 @@ class InputFiles:
 
         if is_sparse:
             return RangedFile(part.size, partial(_read_sparse, self._store, part))
-        return RangedFile(part.size, _Chunks(part, self._store, is_text=self._kind in TEXT).read)
+        return RangedFile(part.size, _Chunks(part, self._store, is_text=self._program.is_text).read)
 
     def close(self) -> None:
         """Ends the fetching threads."""
         self._store.close()
 
 
-def _first_range(part: Slice, kind: str) -> Range:
+def _first_range(part: Slice, program: SourceProgram) -> Range:
     """What is certainly read of a file, by one request."""
     if part.size <= WHOLE_BYTES:
         return 0, part.size
-    if kind == "parquet":
+    if program.format == "parquet":
         return part.size - TAIL_BYTES, part.size
-    chunk = max(part.begin - 1, 0) // CHUNK_BYTES if kind in TEXT else 0
+    chunk = max(part.begin - 1, 0) // CHUNK_BYTES if program.is_text else 0
     return chunk * CHUNK_BYTES, min((chunk + 1) * CHUNK_BYTES, part.size)
 
 

@@ -7,15 +7,15 @@ format adapter ──Piece──▶ Hive keys, planned types, filter ──Block
 A file is compared with its plan (size, modification time) before it is read and again after its last row.
 """
 
-import base64
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from headrace.arrow_types import schema_from_text
 from headrace.damage import is_damage
 from headrace.dataset import Slice
 from headrace.errors import CorruptInput, InferredWrong, InputChanged
@@ -56,7 +56,7 @@ class Source:
         used = set(columns_used(self._expression)) if self._expression else set()
         assert used <= set(self.schema.names), f"the filter uses {used - set(self.schema.names)}"
         types = {field.name: field.type for field in self.schema if field.name not in program.partitions}
-        self._files = InputFiles(program.storage, program.format)
+        self._files = InputFiles(program)
         self._listing: FileListing | None = None
         self._format: Format | None = None
         self._together: SmallFiles | None = None
@@ -64,14 +64,14 @@ class Source:
             self._listing = FileListing(self.schema, self._expression, self._files)
         else:
             self._format = _format(program, types, self._expression, self._files, piece_bytes)
-            if program.format in ("csv", "jsonl"):
+            if program.is_text:
                 assert isinstance(self._format, SmallFiles)
                 self._together = self._format
 
-    def read(self, slices: Sequence[Slice], cursor: Cursor) -> Iterator[Block]:
+    def read(self, slices: Sequence[Slice], cursor: Cursor) -> Generator[Block, None, None]:
         """Reads the slices of one lease; the blocks tile ``[cursor.begin, cursor.end)``, as it is at the end.
 
-        Closing the iterator stops the reading.
+        Closing the generator stops the reading.
 
         Raises:
             InputChanged: a file is no longer the one that was planned.
@@ -159,7 +159,7 @@ class Source:
                 corrupt=corrupt,
                 units=address + part.origin if self._program.divisible else None,
                 bad_units=np.array([row.address + part.origin for row in piece.bad], np.int64),
-                filtered_units=dropped + part.origin if self._program.format in ("csv", "jsonl") else None,
+                filtered_units=dropped + part.origin if self._program.is_text else None,
             )
             done = piece.end
         check_unchanged(part)
@@ -169,11 +169,7 @@ class Source:
         done = part.begin
         try:
             check_unchanged(part)
-            if (
-                codec_of(part.path)
-                and self._program.on_corrupt == "reject"
-                and self._program.format in ("csv", "jsonl")
-            ):
+            if self._program.is_text and self._program.on_corrupt == "reject" and codec_of(part.path):
                 _read_through(self._files.text(part))
             for piece in _up_to(adapter.pieces(window), self._program, part):
                 done = piece.end
@@ -250,7 +246,7 @@ def open_source(program: SourceProgram, piece_bytes: int = PIECE_BYTES) -> Sourc
 
 def source_schema(program: SourceProgram) -> pa.Schema:
     """The schema of every block's rows."""
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(program.schema)))
+    return schema_from_text(program.schema)
 
 
 def check_unchanged(part: Slice) -> None:

@@ -10,6 +10,7 @@ from grpclib.exceptions import GRPCError
 
 from coordinator.manifest import read_header
 from coordinator.output import SUCCESS
+from coordinator.submission import CheckedJob, PlannedJob, Submission, plan_job
 from coordinator.verify import verify
 from headrace import v1
 from tests.contract.coordinator_fixture import (
@@ -219,6 +220,35 @@ def test_a_bad_job_started_anew_costs_an_unfinished_one_nothing(tmp_path: Path) 
             assert (found.uid, found.rows_out) == (before.uid, front.end - front.begin)
             await submit(c, tmp_path)
             await complete(c)
+
+    run(test)
+
+
+def test_an_unfinished_job_is_planned_anew_once_and_its_output_looked_at_when_it_is_cleared(tmp_path: Path) -> None:
+    plans: list[tuple[CheckedJob | None, PlannedJob]] = []
+
+    def noted(submission: Submission, *, checked: CheckedJob | None, **fields: Any) -> PlannedJob:
+        plans.append((checked, plan_job(submission, checked=checked, **fields)))
+        return plans[-1][1]
+
+    async def test() -> None:
+        async with coordinator(tmp_path / "state", noted) as c:
+            first = await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            grant = await one_lease(c, worker)
+            await worker.split(grant, 100)
+            await worker.deliver(grant)
+            assert len(c.driver.counters.words(first.uid)) == 1
+            await submit(c, tmp_path, again=True)
+            assert c.driver.counters.words(first.uid) == []
+            (nothing, _), (checked, planned) = plans
+            assert nothing is None
+            assert checked is not None
+            assert planned.dataset is checked.dataset
+            assert len(planned.ends) == 1
+            (tmp_path / "out/theirs.parquet").touch()
+            with pytest.raises(GRPCError, match="it has theirs"):
+                await submit(c, tmp_path, again=True)
 
     run(test)
 

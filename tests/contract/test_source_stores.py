@@ -22,12 +22,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from coordinator.datasets import plan_source, source_program
+from coordinator.datasets import source_program
 from headrace.dataset import Dataset
 from headrace.errors import BadJob, InputChanged
 from headrace.program import StorageOptions
 from sidecar.reader import Block, Cursor, Source, open_source
-from tests.integration.source_fixture import Csv, Spec
+from tests.integration.source_fixture import Csv, Spec, Storage, plan_source
 from tests.object_store.bucket_fixture import TestBucket
 from tests.object_store.cloud_fixture import CloudBucket
 
@@ -47,7 +47,7 @@ class Place:
         return [f"{self.root}/{glob}"] if self.is_listed else [f"{self.root}/{name}" for name in sorted(names)]
 
     def spec(self, kind: Any, uris: Sequence[str], **more: Any) -> Spec:
-        return Spec(kind, uris, storage=self.storage, **more)
+        return Spec(kind, uris, storage=Storage(self.storage), **more)
 
 
 class _Ranges(SimpleHTTPRequestHandler):
@@ -276,9 +276,9 @@ def test_a_local_input_loads_nothing_of_the_network(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("id\n1\n")
     code = (
         "import sys\n"
-        "from coordinator.datasets import plan_source, source_program\n"
+        "from coordinator.datasets import source_program\n"
         "from sidecar.reader import Cursor, open_source\n"
-        "from tests.integration.source_fixture import Spec\n"
+        "from tests.integration.source_fixture import Spec, plan_source\n"
         "spec = Spec('csv', [sys.argv[1]])\n"
         "planned = plan_source(spec, columns=None, limit_rows=None)\n"
         "source = open_source(source_program(spec, planned, ['id'], None))\n"

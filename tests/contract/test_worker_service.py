@@ -74,6 +74,24 @@ def test_the_same_sequence_gets_the_same_grants(tmp_path: Path) -> None:
     run(test)
 
 
+def test_a_worker_whose_answers_are_lost_keeps_its_leases_by_asking_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with coordinator(tmp_path / "state") as c:
+            await submit(c, tmp_path)
+            worker = FakeWorker(c.workers)
+            await one_lease(c, worker)
+            await worker.exchange()
+            for _ in range(3):
+                c.pass_time(c.driver.lease_ttl_s * 0.8)
+                await worker.exchange(repeat=True)
+            answer = await worker.exchange()
+            assert (answer.stale, answer.directive) == ([], "")
+            c.pass_time(c.driver.lease_ttl_s + 1)
+            assert (await worker.exchange()).stale, "a worker that is silent loses them"
+
+    run(test)
+
+
 def test_a_lease_that_its_worker_does_not_name_is_granted_again_uncharged(tmp_path: Path) -> None:
     async def test() -> None:
         async with coordinator(tmp_path / "state") as c:

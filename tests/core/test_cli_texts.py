@@ -10,7 +10,7 @@ import pytest
 
 from coordinator.cli.children import Child
 from coordinator.cli.control import job_lines, unknown_job
-from coordinator.cli.progress import bar_format
+from coordinator.cli.progress import bar_format, fraction, line
 from coordinator.cli.verdict import report_lines
 from coordinator.verify import Report
 from headrace import v1
@@ -55,6 +55,14 @@ def test_what_could_not_be_looked_at_is_not_counted() -> None:
     report = Report("out")
     report.add("NoManifest", "out doesn't exist.")
     assert report_lines(report.to_plain()) == ["out: NOT proven", "  NoManifest: out doesn't exist."]
+
+
+@pytest.mark.parametrize(("unit", "done"), [("row", 80), ("file", 80), ("byte", 75)])
+def test_rows_that_cannot_be_read_are_done_and_ranges_of_bytes_are_no_rows(unit: str, done: int) -> None:
+    rows = {"rows_out": 40, "rows_filtered": 20, "rows_rejected": 10, "rows_corrupt": 5, "rows_live": 5}
+    job = v1.Job(name="j", unit=unit, rows_total=100, **rows)
+    assert fraction(job) == (done, 100)
+    assert line(job).startswith(f"{done}/100 rows, ")
 
 
 def test_a_condition_without_a_reason_is_one_word() -> None:

@@ -2,7 +2,15 @@
 
 import pytest
 
-from sidecar.core.deadlines import FACTOR, FIRST_ALLOWANCE_S, FLOOR_S, LATE_MARGIN_S, BatchDeadline, late_s
+from sidecar.core.deadlines import (
+    FACTOR,
+    FIRST_ALLOWANCE_S,
+    FLOOR_S,
+    LATE_MARGIN_S,
+    SEARCH_FLOOR_S,
+    BatchDeadline,
+    late_s,
+)
 from sidecar.core.starts import BACKOFF_MAX_S, BACKOFF_S, TRIES, Starts
 
 
@@ -15,19 +23,35 @@ def run(deadline: BatchDeadline, predictor: int, now: float, *seconds: float) ->
     return now
 
 
+def decides(predictor: int) -> bool:
+    """No predictor has a batch that only says where to cut."""
+    return False
+
+
 def test_before_any_result_there_is_an_allowance() -> None:
     deadline = BatchDeadline(None)
     deadline.began(0, 100.0)
-    assert deadline.overdue(100.0 + FIRST_ALLOWANCE_S) == []
-    assert deadline.overdue(100.1 + FIRST_ALLOWANCE_S) == [(0, FIRST_ALLOWANCE_S)]
+    assert deadline.overdue(100.0 + FIRST_ALLOWANCE_S, decides) == []
+    assert deadline.overdue(100.1 + FIRST_ALLOWANCE_S, decides) == [(0, FIRST_ALLOWANCE_S)]
 
 
 def test_fast_batches_leave_the_floor() -> None:
     deadline = BatchDeadline(None)
     now = run(deadline, 0, 0.0, 0.01, 0.02)
     deadline.began(0, now)
-    assert deadline.overdue(now + FLOOR_S) == []
-    assert deadline.overdue(now + FLOOR_S + 0.1) == [(0, FLOOR_S)]
+    assert deadline.overdue(now + FLOOR_S, decides) == []
+    assert deadline.overdue(now + FLOOR_S + 0.1, decides) == [(0, FLOOR_S)]
+
+
+def test_a_try_that_only_says_where_to_cut_is_ended_sooner() -> None:
+    deadline = BatchDeadline(None)
+    now = run(deadline, 0, 0.0, 0.01, 0.02)
+    run(deadline, 1, 0.0, 0.01, 0.02)
+    for predictor in range(2):
+        deadline.began(predictor, now)
+    assert deadline.overdue(now + SEARCH_FLOOR_S + 0.1, lambda predictor: predictor == 1) == [(1, SEARCH_FLOOR_S)]
+    run(deadline, 1, now, 3.0)
+    assert deadline.allowed_s(1, is_search=True) == FACTOR * 3.0, "slow batches have their multiple all the same"
 
 
 def test_slow_batches_allow_a_multiple_of_the_longest() -> None:
@@ -56,8 +80,8 @@ def test_a_timeout_of_the_job_overrides_everything(history: tuple[float, ...]) -
     deadline = BatchDeadline(2.0)
     now = run(deadline, 0, 0.0, *history)
     deadline.began(0, now)
-    assert deadline.overdue(now + 2.0) == []
-    assert deadline.overdue(now + 2.1) == [(0, 2.0)]
+    assert deadline.overdue(now + 2.0, decides) == []
+    assert deadline.overdue(now + 2.1, decides) == [(0, 2.0)]
 
 
 def test_waiting_for_space_and_having_ended_are_no_hanging() -> None:
@@ -66,7 +90,7 @@ def test_waiting_for_space_and_having_ended_are_no_hanging() -> None:
         deadline.began(predictor, 0.0)
     deadline.paused(0)
     deadline.ended(1)
-    assert deadline.overdue(1000.0) == [(2, 1.0)]
+    assert deadline.overdue(1000.0, decides) == [(2, 1.0)]
 
 
 def test_a_late_turn_moves_every_deadline_by_its_delay() -> None:
@@ -77,7 +101,7 @@ def test_a_late_turn_moves_every_deadline_by_its_delay() -> None:
     for slept_s in (1.0, 1.2, 3600.0, *[1.0] * 20):
         now += slept_s
         deadline.move(late_s(slept_s, 1.0))
-        ended += [now for _ in deadline.overdue(now)][:1]
+        ended += [now for _ in deadline.overdue(now, decides)][:1]
     assert ended[0] == pytest.approx(1.0 + 1.2 + 3600.0 + 7.0)
 
 

@@ -101,7 +101,7 @@ def test_any_bytes_are_a_fact_or_a_bad_fact(body: bytes) -> None:
         return
 
 
-@pytest.mark.parametrize("body", [b"", b"\x00", b"\xff" * 10])
+@pytest.mark.parametrize("body", [b"", b"\x00", b"\x0c" * 99, b"\x0f" * 99, b"\xff" * 10])
 def test_an_unknown_kind_is_refused(body: bytes) -> None:
     with pytest.raises(BadFact, match="unknown fact kind"):
         decode(body)

@@ -4,29 +4,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.failures import SAMPLES_MIN, Budget, StageFailures, Trial, Verdict
+from sidecar.core.failures import SAMPLES_MIN, Budget, StageFailures, Trial
 
 TINY = Budget(share=0.001, min_rows=1000)
 
 
 @pytest.mark.parametrize(
-    ("rows", "tries", "is_whole", "can_move", "verdict"),
+    ("rows", "tries", "is_whole", "can_move", "again"),
     [
-        (1024, 1, True, True, Verdict.TRY_AGAIN),
-        (1024, 2, True, True, Verdict.CUT),
-        (1024, 1, True, False, Verdict.CUT),
-        (512, 1, False, True, Verdict.CUT),
-        (1, 1, False, True, Verdict.TRY_AGAIN),
-        (1, 2, False, True, Verdict.REJECT),
-        (1, 1, False, False, Verdict.REJECT),
-        (1, 1, True, True, Verdict.TRY_AGAIN),
-        (1, 2, True, True, Verdict.REJECT),
+        (1024, 1, True, True, True),
+        (1024, 2, True, True, False),
+        (1024, 1, True, False, False),
+        (512, 1, False, True, False),
+        (1, 1, False, True, True),
+        (1, 2, False, True, False),
+        (1, 1, False, False, False),
+        (1, 1, True, True, True),
+        (1, 2, True, True, False),
     ],
 )
 def test_batches_and_single_rows_are_tried_on_a_second_predictor(
-    rows: int, tries: int, is_whole: bool, can_move: bool, verdict: Verdict
+    rows: int, tries: int, is_whole: bool, can_move: bool, again: bool
 ) -> None:
-    assert StageFailures(Budget()).verdict(rows, tries, is_whole=is_whole, can_move=can_move) is verdict
+    assert StageFailures(Budget()).tries_again(rows, tries, is_whole=is_whole, can_move=can_move) is again
 
 
 @given(rows=st.integers(2, 5000), is_proven=st.booleans(), has_failed=st.booleans())
@@ -44,9 +44,9 @@ def test_parts_tile_a_piece_and_each_is_smaller(rows: int, is_proven: bool, has_
 def fail(failures: StageFailures, *, batches: int, samples: int, rows: int = 1024) -> int | None:
     """Fails whole batches, then single rows; how many of these it took to give the model up."""
     for _ in range(batches):
-        failures.verdict(rows, 2, is_whole=True, can_move=True)
+        failures.tries_again(rows, 2, is_whole=True, can_move=True)
     for number in range(1, samples + 1):
-        failures.verdict(1, 2, is_whole=False, can_move=True)
+        failures.tries_again(1, 2, is_whole=False, can_move=True)
         if failures.give_up():
             return number
     return None

@@ -105,6 +105,13 @@ def test_messages_come_out_equal_however_the_bytes_are_cut(messages: list, data:
     assert found == messages
 
 
+def test_what_is_no_unicode_in_a_message_is_made_visible() -> None:
+    """A name of a file that isn't UTF-8, say, in the words of an exception: reports and rejects are UTF-8."""
+    sent = Error(7, StageError("ValueError", "caf\udce9.jpg can't be read", ""))
+    (found,) = Decoder().feed(encode(sent))
+    assert found == Error(7, StageError("ValueError", "caf\\udce9.jpg can't be read", ""))
+
+
 def test_a_stream_may_come_byte_by_byte() -> None:
     stream = encode(NeedSpace(7, 99)) + encode(Closing())
     decoder = Decoder()

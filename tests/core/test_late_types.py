@@ -40,6 +40,19 @@ def test_rows_wait_for_their_type_and_keep_their_order(late: pa.Array, typed: pa
     assert types.rest() == []
 
 
+@pytest.mark.parametrize("kind", [pa.float64(), pa.string(), pa.list_(pa.int8(), 2)])
+def test_lists_of_nothing_stay_what_they_are_beside_a_type_that_they_cannot_take(kind: pa.DataType) -> None:
+    lists = pa.array([[], None])
+    types = LateTypes({"y": kind}.get)
+    (rows,) = types.take(batch(id=IDS, y=lists))
+    assert rows["y"].equals(lists)
+    types = LateTypes(nothing)
+    assert types.take(batch(id=IDS, y=lists)) == []
+    first, second = types.take(batch(id=IDS, y=pa.nulls(2, kind)))
+    assert first["y"].equals(lists)
+    assert second.schema.field("y").type == kind
+
+
 def test_a_batch_with_a_type_is_not_touched() -> None:
     rows = batch(id=IDS)
     assert LateTypes(nothing).take(rows)[0] is rows

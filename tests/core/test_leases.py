@@ -399,13 +399,13 @@ def test_the_tail_splits_the_lease_with_the_latest_expected_end() -> None:
     granted(table, ADA)
     granted(table, BOB)
     rates = {ADA: 1.0, BOB: 100.0}
-    slow = split_candidate(table, 0.0, rates)
+    slow = split_candidate(table, 0.0, rates, behind={})
     assert slow
     assert (slow.worker, expected_left_s(table, slow, 0.0, 1.0)) == (ADA, 100.0)
-    assert split_candidate(table, 0.0, rates, asked={(slow.shard, slow.epoch)}) in table.held_by(BOB)
+    assert split_candidate(table, 0.0, rates, asked={(slow.shard, slow.epoch)}, behind={}) in table.held_by(BOB)
     table.renew(ADA, ONE, Held(shard(0), epoch(1), 0, 100, 93), 0.0, TTL_S)
-    assert split_candidate(table, 0.0, rates) in table.held_by(BOB), "too little is left to cut"
-    assert split_candidate(table, 0.0, rates, left_min_s=60.0) is None
+    assert split_candidate(table, 0.0, rates, behind={}) in table.held_by(BOB), "too little is left to cut"
+    assert split_candidate(table, 0.0, rates, left_min_s=60.0, behind={}) is None
 
 
 def test_without_a_rate_a_lease_is_judged_by_its_own_pace() -> None:
@@ -420,13 +420,13 @@ def test_without_a_rate_a_lease_is_judged_by_its_own_pace() -> None:
 def test_only_what_cannot_be_split_gets_a_twin() -> None:
     table = new_table((100, 200), cuts=(50, 100, 200), divisible=False)
     granted(table, ADA)
-    assert twin_candidate(table, 0.0, {ADA: 1.0}, BOB) is None
+    assert twin_candidate(table, 0.0, {ADA: 1.0}, BOB, behind={}) is None
     granted(table, ADA)
-    found = twin_candidate(table, 0.0, {ADA: 1.0}, BOB)
+    found = twin_candidate(table, 0.0, {ADA: 1.0}, BOB, behind={})
     assert found
     assert found.shard == 1
-    assert twin_candidate(table, 0.0, {ADA: 1.0}, ADA) is None
-    assert twin_candidate(table, 0.0, {ADA: 1000.0}, BOB) is None, "done before a copy would be"
+    assert twin_candidate(table, 0.0, {ADA: 1.0}, ADA, behind={}) is None
+    assert twin_candidate(table, 0.0, {ADA: 1000.0}, BOB, behind={}) is None, "done before a copy would be"
 
 
 def test_what_is_read_and_not_computed_gets_a_twin_too() -> None:
@@ -436,7 +436,7 @@ def test_what_is_read_and_not_computed_gets_a_twin_too() -> None:
     for number in range(2):
         held = Held(shard(number), epoch(1), 100 * number, 100 * number + 100, 100 * number + 100, rows_done=40)
         table.renew(ADA, ONE, held, 0.0, TTL_S)
-    assert twin_candidate(table, 0.0, {ADA: 1.0}, BOB) is None
+    assert twin_candidate(table, 0.0, {ADA: 1.0}, BOB, behind={}) is None
     behind = units_behind(table, 1.0)
     assert behind == {(0, 1): 60.0, (1, 1): 120.0}
     found = twin_candidate(table, 0.0, {ADA: 1.0}, BOB, behind=behind)

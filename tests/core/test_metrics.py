@@ -135,6 +135,28 @@ def test_what_a_lost_worker_did_still_counts() -> None:
     assert found["headrace_model_load_duration_seconds" + labels] == 4.0
 
 
+def test_only_the_last_incarnation_of_a_worker_is_kept_by_itself() -> None:
+    counters = Counters()
+    for number in range(100):
+        counters.note(UID, report(f"i{number}", 100), now=20.0 + number)
+    counters.note(UID, replace(report("idle", 0), stages=(), measures=()), now=200.0)
+    found = scraped(status(), counters=counters)
+    labels = " job_name=j stage=s"
+    assert len(counters.words(UID)) == 2
+    assert found["headrace_stage_rows_out_total" + labels] == 10_000
+    assert found["headrace_stage_wait_seconds_total job_name=j on=output stage=s"] == 50.0
+    assert found["headrace_predictor_restarts_total job_name=j reason=hang stage=s"] == 100
+    assert found["headrace_row_retries_total reason=crash"] == 800
+    assert found["headrace_read_busy_seconds_total job_name=j"] == 25.25
+    assert found["headrace_batch_rows_count" + labels] == 100
+    assert found["headrace_batch_rows_sum" + labels] == 10_000
+    assert found["headrace_batch_duration_seconds_bucket job_name=j le=2.5 stage=s"] == 100
+    assert found["headrace_stage_last_progress_timestamp_seconds" + labels] == WALL - (50 - (119 - 3))
+    assert found["headrace_model_load_duration_seconds" + labels] == 4.0
+    counters.forget(UID)
+    assert counters.words(UID) == []
+
+
 def test_what_is_so_now_is_asked_of_live_workers_only() -> None:
     seats = []
     for name, is_lost in (("a", False), ("b", True)):

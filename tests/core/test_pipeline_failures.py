@@ -121,6 +121,48 @@ def test_rows_that_a_stage_drops_are_rejected_and_the_others_are_not(seed: int, 
     assert sorted(dropping.out) == sorted(set(range(100)) - dropped)
 
 
+@pytest.mark.parametrize(("predictors", "again"), [(1, [False]), (2, [True, False])])
+def test_a_row_that_fails_alone_is_tried_again_where_another_predictor_can_try(
+    predictors: int, again: list[bool]
+) -> None:
+    alone = World(chain("b"), size=8 << 20, soft=4 << 20, predictors=predictors, poison=frozenset([0]))
+    assert alone.admit(0, 1)
+    seen = []
+    while not alone.finished:
+        ((key, (send,)),) = [(key, held) for key, held in alone.held.items() if held]
+        alone.execute(*key)
+        seen.append(alone.pipeline.is_tried_again(send.piece, send.rows))
+    assert seen == again
+
+
+@pytest.mark.parametrize("predictors", [1, 2])
+def test_of_a_row_that_hangs_two_tries_are_waited_for_and_the_others_only_say_where_to_cut(predictors: int) -> None:
+    hanging = World(chain("a"), size=8 << 20, soft=4 << 20, predictors=predictors, killers=frozenset([700]))
+    assert hanging.admit(0, 1024)
+    waited, searched = [], 0
+    while not hanging.finished:
+        key = next(key for key, held in hanging.held.items() if held)
+        is_search = hanging.pipeline.is_searching(*key)
+        send, known = hanging.held[key][0], set(hanging.held)
+        hanging.execute(*key)
+        if key in known - set(hanging.held):
+            searched += is_search
+            waited += [] if is_search else [send.rows]
+    hanging.collect(hanging.finished[0])
+    assert set(hanging.blamed) == {700}
+    assert waited == [1024, 1]
+    assert searched == 11, "the batch's second try, its nine smaller parts, the row's first try"
+
+
+def test_a_batch_of_one_row_is_waited_for_twice() -> None:
+    hanging = World(chain("a"), size=8 << 20, soft=4 << 20, killers=frozenset([0]))
+    assert hanging.admit(0, 1)
+    while not hanging.finished:
+        key = next(key for key, held in hanging.held.items() if held)
+        assert not hanging.pipeline.is_searching(*key)
+        hanging.execute(*key)
+
+
 def test_a_predictor_that_was_told_to_end_gets_no_more_pieces() -> None:
     two = world(predictors=2)
     ((_, ending), *_) = [key for key in two.held if key[0] == "a"]

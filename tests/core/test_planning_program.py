@@ -7,9 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coordinator.datasets import plan_source
 from coordinator.planning import Probe, resolve, source_columns
-from coordinator.spec import InferenceJob, load_job
+from coordinator.spec import InferenceJob, examine_job
 from headrace.errors import BadJob
 from headrace.local.messages import TensorSpec
 from headrace.program import (
@@ -23,6 +22,7 @@ from headrace.program import (
     StageProgram,
     program_from_json,
 )
+from tests.integration.source_fixture import plan_source
 
 JOB = """\
 apiVersion: headrace.dev/v1alpha1
@@ -73,7 +73,7 @@ def folder(tmp_path: Path) -> Path:
 
 def planned(folder: Path, text: str = JOB) -> Program:
     (folder / "job.yaml").write_text(text)
-    job = load_job(folder / "job.yaml", {}, {}).job
+    job = examine_job(folder / "job.yaml", {}, {}).job
     return resolved(job)
 
 
@@ -129,7 +129,7 @@ def test_a_job_becomes_a_program_with_nothing_left_open(folder: Path) -> None:
 
 
 def test_a_manifest_makes_the_same_program_as_the_file(folder: Path) -> None:
-    loaded = load_job(folder / "job.yaml", {}, {})
+    loaded = examine_job(folder / "job.yaml", {}, {})
     again = InferenceJob.from_manifest(loaded.job.to_manifest(loaded.folder))
     assert resolved(again) == resolved(loaded.job)
 
@@ -167,7 +167,7 @@ def test_an_unreadable_file_is_a_bad_job(folder: Path) -> None:
     if user == 0:
         os.seteuid(65534)
     try:
-        job = load_job(folder / "job.yaml", {}, {}).job
+        job = examine_job(folder / "job.yaml", {}, {}).job
         with pytest.raises(BadJob, match=r"a\.parquet.*[Pp]ermission"):
             plan_source(job.spec.source, columns=None, limit_rows=None)
     finally:

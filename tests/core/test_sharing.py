@@ -56,6 +56,36 @@ def test_a_worker_has_two_leases_whatever_it_has_read_of_them() -> None:
     assert grant(sharing, ADA) == [], "what is read isn't done"
 
 
+def test_a_shard_that_kills_its_workers_is_leased_alone_and_takes_no_neighbour_with_it() -> None:
+    table, sharing = new_sharing(10, 20, 30, 40)
+    poison = ShardId(1)
+    while table.units_pending:
+        while grant(sharing, ADA, {ADA: 1000.0}):
+            pass
+        held = table.held_by(ADA)
+        if poison in [lease.shard for lease in held]:
+            assert len(held) == 1 or not table.attempts(poison)
+            table.worker_lost(ADA, charged=True, error="segfault")
+            continue
+        for item in held:
+            begin, end = table.range_of(item.shard)
+            counts = RowCounts(end - begin, 0, end - begin)
+            assert table.commit(ADA, ONE, item.shard, item.epoch, begin=begin, end=end, counts=counts, files=[])
+    assert table.counts.quarantined == 1
+    assert table.attempts(poison) == 4
+    assert max(view.attempts for view in table.shards(state=None) if view.shard != poison) == 1
+
+
+def test_nothing_is_granted_beside_a_shard_that_was_charged() -> None:
+    table, sharing = new_sharing(10, 20)
+    lease(table, ADA)
+    table.worker_lost(ADA, charged=True)
+    assert grant(sharing, ADA)
+    assert grant(sharing, ADA) == []
+    assert grant(sharing, BOB), "another worker goes on"
+    assert grant(sharing, BOB) == []
+
+
 def test_what_is_done_of_live_leases_is_counted_in_units() -> None:
     table, sharing = new_sharing(100)
     lease(table, BOB)

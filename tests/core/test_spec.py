@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.spec import InferenceJob, job_from_plain, job_schema, load_job
+from coordinator.spec import InferenceJob, LoadedJob, examine_job, job_from_plain, job_schema
 from headrace.errors import BadJob, Fault
 
 GOOD = """\
@@ -36,6 +36,14 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "job.yaml"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def load_job(path: Path, sets: dict[str, str], environ: dict[str, str]) -> LoadedJob:
+    """A job file that should be right."""
+    loaded = examine_job(path, sets, environ)
+    if loaded.faults:
+        raise loaded.located(BadJob(loaded.faults))
+    return loaded
 
 
 def faults_in(folder: Path, text: str, **variables: str) -> list[str]:

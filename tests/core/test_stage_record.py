@@ -1,4 +1,4 @@
-"""What a worker measures of a stage: seconds that predictors waited, batches by size and time, rows tried again."""
+"""What a worker measures of a stage: seconds that predictors waited, batches by size and time."""
 
 from headrace.buckets import BATCH_ROWS, BATCH_SECONDS
 from headrace.local.messages import Specs
@@ -41,31 +41,30 @@ def test_sums_do_not_fall_when_a_predictor_ends() -> None:
     record = ready_record()
     record.sent(1, 7, 100, 13.0)
     record.blocked(1, 14.0)
-    assert record.ended(1, 15.0, is_hang=False)
+    assert record.ended(1, 15.0, is_hang=False) == [(7, 100)]
     assert (record.wait_input_s(99.0), record.wait_output_s(99.0), record.predictor_s(99.0)) == (1.0, 1.0, 3.0)
     assert record.rows_in_progress == 0
 
 
-def test_rows_are_tried_again_for_a_reason() -> None:
+def test_pieces_without_a_result_are_counted() -> None:
     record = ready_record()
     record.sent(1, 7, 100, 12.0)
     record.failed(record.came_back(1, 7, 13.0))
     record.sent(1, 8, 1, 13.0)
-    record.failed(record.came_back(1, 8, 13.0))  # a row alone is rejected
+    record.failed(record.came_back(1, 8, 13.0))
     record.sent(1, 9, 30, 13.0)
-    record.ended(1, 14.0, is_hang=True)
+    assert record.ended(1, 14.0, is_hang=True) == [(9, 30)]
     record.started(2, 14.0)
     record.ready(2, SPECS, 15.0)
     record.sent(2, 9, 30, 15.0)
-    record.ended(2, 16.0, is_hang=False)
-    assert record.rows_tried_again == {"exception": 100, "crash": 30, "hang": 30}
+    assert record.ended(2, 16.0, is_hang=False) == [(9, 30)]
     assert (record.restarts, record.hangs, record.rows_in, record.rows_out) == (2, 1, 101, 0)
 
 
 def test_a_predictor_that_never_got_ready_is_no_restart() -> None:
     record = StageRecord()
     record.started(1, 10.0)
-    assert not record.ended(1, 11.0, is_hang=False)
+    assert record.ended(1, 11.0, is_hang=False) == []
     assert (record.restarts, record.load_s) == (0, 0.0)
 
 

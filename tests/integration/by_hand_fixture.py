@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from coordinator.spec import load_job
+from coordinator.spec import examine_job
 from headrace import v1
 from headrace.channel import open_channel
 from tests.integration.faults_fixture import MARK, Faults, wait_for
@@ -128,7 +128,7 @@ class ByHand(Faults):
         path = self.job(
             source=source, pipeline=[tended], sink={"columns": {"id": "source.id", "y": "tended.y"}}, **spec
         )
-        loaded = load_job(path, {}, {})
+        loaded = examine_job(path, {}, {})
         self.ask(lambda jobs: jobs.submit(v1.SubmitRequest(loaded.job.to_manifest(loaded.folder), digest="by hand")))
 
     def hold(self, *workers: str) -> None:

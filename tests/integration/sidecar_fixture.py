@@ -77,6 +77,25 @@ class Gate:
         return {"y": batch["id"] * 2}
 
 
+class Fatal:
+    """Twice the id; the process dies of ids from `fatal` on."""
+
+    def __init__(self, fatal):
+        self.fatal = fatal
+
+    def __call__(self, batch):
+        if batch["id"].max() >= self.fatal:
+            os._exit(3)
+        return {"y": batch["id"] * 2}
+
+
+class Late:
+    """Empty lists in the first batch, numbers from then on."""
+
+    def __call__(self, batch):
+        return {"y": [[] for _ in batch["id"]] if batch["id"].min() == 0 else batch["id"] * 2.0}
+
+
 class Slow:
     """Twice the id; every row takes `row_s`."""
 

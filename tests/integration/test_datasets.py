@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coordinator.datasets import PlannedSource, plan_source, source_program
+from coordinator.datasets import PlannedSource, source_program
 from headrace.errors import BadJob
-from tests.integration.source_fixture import Csv, Spec
+from tests.integration.source_fixture import Csv, Spec, plan_source
 
 
 def plan(spec: Spec, columns: Sequence[str] | None = None, limit_rows: int | None = None) -> PlannedSource:

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coordinator.datasets import plan_source, source_program
+from coordinator.datasets import source_program
 from headrace.dataset import Dataset
 from headrace.errors import CorruptInput, InputChanged
 from sidecar.reader import Block, Cursor, Source, open_source
-from tests.integration.source_fixture import Csv, Spec
+from tests.integration.source_fixture import Csv, Spec, plan_source
 
 
 def opened(spec: Spec, columns: Sequence[str] | None = None, limit_rows: int | None = None) -> tuple[Source, Dataset]:

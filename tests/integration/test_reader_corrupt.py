@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coordinator.datasets import plan_source, source_program
+from coordinator.datasets import source_program
 from headrace.damage import is_damage
 from headrace.dataset import Dataset, Slice
 from headrace.errors import InputChanged, SourceRefused, SourceUnavailable
 from sidecar.reader import Cursor, Source, open_source
 from sidecar.reader.piece import unreadable
-from tests.integration.source_fixture import Spec
+from tests.integration.source_fixture import Spec, plan_source
 
 
 def opened(spec: Spec) -> tuple[Source, Dataset]:

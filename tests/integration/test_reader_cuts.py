@@ -18,11 +18,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from coordinator.datasets import plan_source, source_program
+from coordinator.datasets import source_program
 from headrace.dataset import Dataset
 from headrace.records import record_ends
 from sidecar.reader import Cursor, Source, open_source
-from tests.integration.source_fixture import Csv, Spec
+from tests.integration.source_fixture import Csv, Spec, plan_source
 
 Found = tuple[str, int, Any]
 """Path, address, and the row or None for a bad one."""

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coordinator.datasets import plan_source, source_program
+from coordinator.datasets import source_program
 from headrace.dataset import Dataset
 from headrace.errors import BadJob, InputChanged, SourceRefused
+from headrace.httpfile import RangedFile
 from sidecar.reader import Cursor, Source, open_source
-from tests.integration.source_fixture import Spec
+from tests.integration.source_fixture import Spec, plan_source
 
 
 class Store(ThreadingHTTPServer):
@@ -127,6 +128,23 @@ def test_of_large_files_the_wanted_columns_are_fetched_in_one_range_a_row_group(
     source.close()
 
 
+def test_what_text_is_and_where_its_limit_lies_is_found_with_two_requests(store: Store) -> None:
+    store.files["x.csv"] = b"id\n" + b"".join(b"%d\n" % i for i in range(1_000))
+    planned = plan_source(Spec("csv", [store.url("x.csv")]), columns=None, limit_rows=100)
+    assert (planned.dataset.rows_total, planned.schema.names) == (100, ["id"])
+    assert store.requests == ["/x.csv bytes=0-0", f"/x.csv bytes=0-{len(store.files['x.csv']) - 1}"]
+
+
+def test_a_file_whose_server_tells_no_date_has_none(store: Store) -> None:
+    store.files["x.bin"] = b"abc"
+    spec = Spec("files", [store.url("x.bin")])
+    planned = plan_source(spec, columns=None, limit_rows=None)
+    source = open_source(source_program(spec, planned, ["size", "modified", "bytes"], None))
+    (block,) = source.read(list(planned.dataset.slices(0, 1)), Cursor(0, 1))
+    assert block.rows.to_pylist() == [{"size": 3, "modified": None, "bytes": b"abc"}]
+    source.close()
+
+
 @pytest.mark.parametrize("rows", [100, 2_000_000])
 def test_another_version_is_a_changed_input(store: Store, rows: int) -> None:
     store.files["x.parquet"] = parquet(pa.table({"id": np.arange(rows)}), 1_000_000)
@@ -182,3 +200,23 @@ def test_a_server_without_ranges_sends_whole_files(store: Store) -> None:
     source, dataset = opened([store.url("x.parquet")], ["id"])
     assert read(source, dataset, 0, 100) == list(range(100))
     source.close()
+
+
+def test_a_ranged_file_keeps_its_place_past_its_end_and_where_a_read_failed() -> None:
+    failures = [OSError("lost")]
+
+    def fetch(begin: int, end: int) -> bytes:
+        if failures:
+            raise failures.pop()
+        return b"abcdef"[begin:end]
+
+    file = RangedFile(6, fetch)
+    file.seek(2)
+    with pytest.raises(OSError, match="lost"):
+        file.read(3)
+    assert [file.read(3), file.tell(), file.read(3), file.tell()] == [b"cde", 5, b"f", 6]
+    file.seek(9)
+    assert [file.read(1), file.readall(), file.readinto(bytearray(2)), file.tell()] == [b"", b"", 0, 9]
+    file.seek(1)
+    buffer = bytearray(4)
+    assert [file.readinto(buffer), bytes(buffer), file.readall()] == [4, b"bcde", b"f"]

@@ -15,12 +15,15 @@ from sidecar.reader import Block, Cursor, open_source
 from sidecar.writer import RejectsWriter
 from tests.integration.writer_fixture import Folder
 
-KEPT = pa.schema([("_file", pa.string()), ("x", pa.int64())])
-"""Columns of the source; one of them has a name that the rejects dataset needs for itself."""
+KEPT = pa.schema([("_file", pa.string()), ("x", pa.int64()), ("view", pa.string_view())])
+"""Columns of the source; one has a name that the rejects dataset needs itself, one a type that Arrow can't filter."""
 
 
 def rows(*xs: int) -> pa.RecordBatch:
-    return pa.record_batch({"_file": [f"own {x}" for x in xs], "x": pa.array(xs, pa.int64())}, schema=KEPT)
+    views = pa.array([f"seen {x}" for x in xs], pa.string_view())
+    return pa.record_batch(
+        {"_file": [f"own {x}" for x in xs], "x": pa.array(xs, pa.int64()), "view": views}, schema=KEPT
+    )
 
 
 def written(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,7 @@ def test_whatever_is_killed_whenever_output_appears_every_row_comes_once(site: F
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             kills += 1
+        time.sleep(0.01)
     site.finish_complete(run)
     site.assert_once()
     assert kills >= 3

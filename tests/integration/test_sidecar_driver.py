@@ -1,6 +1,7 @@
 """The sidecar's driver: its loop under load, a small arena, what a coordinator may say, and how it ends."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +81,31 @@ def test_results_that_outgrow_the_arena_come_in_smaller_batches_and_keep_their_o
         ids = pq.read_table(file)["id"].to_pylist()
         assert ids == sorted(ids)
     assert bench.staged() == []
+
+
+# ---------------------------------------------------------------------- what is wrong with a job
+
+
+def test_lists_of_nothing_before_numbers_contradict_them(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 512, "Late", shards=1)
+    assert asyncio.run(bench.run_new(is_cut_short=True)) is ExitCode.BAD_JOB
+    last = bench.coordinator.reports[-1]
+    assert last.fatal_reason == "SchemaMismatch"
+    assert last.fatal_message.startswith(
+        "Output column 'y' comes as double; it was list<item: null> in the rows before."
+    )
+    assert bench.staged() == []
+
+
+# ---------------------------------------------------------------------- what is measured
+
+
+def test_a_row_is_counted_as_tried_again_for_each_death_but_the_last_which_rejects_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, 1, "Fatal", {"fatal": 0}, shards=1)
+    assert asyncio.run(bench.run_new()) is ExitCode.DONE
+    assert bench.rejected() == {0: "PredictorDied"}
+    (measures,) = bench.coordinator.reports[-1].measures
+    assert measures.rows_tried_again == {"exception": 0, "crash": 1, "hang": 0}
 
 
 # ---------------------------------------------------------------------- what a coordinator may say
@@ -208,12 +234,45 @@ def test_a_worker_whose_predictor_host_dies_ends_as_failed_and_leaves_nothing(tm
     config = {"folder": str(tmp_path), "hold": 0}
     bench = Bench(tmp_path, 100_000, "Gate", config, width=64, arena_bytes=1 << 20)
 
+    killed: list[int] = []
+
     def kill_the_host(report: Report, answer: Answer) -> None:
-        if (tmp_path / "held").exists():
+        if not killed and (tmp_path / "held").exists():
             for child in psutil.Process().children():
-                if str(LAUNCHER) in child.cmdline():
-                    child.kill()
+                with contextlib.suppress(psutil.Error):  # another child that has just ended
+                    if str(LAUNCHER) in child.cmdline():
+                        child.kill()
+                        killed.append(child.pid)
 
     bench.coordinator.answer = kill_the_host
     assert asyncio.run(bench.run_new(is_cut_short=True)) is ExitCode.FAILED
+    assert len(killed) == 1
+    assert bench.staged() == []
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+def test_a_worker_that_an_error_ends_shows_it_alone_and_leaves_nothing(tmp_path: Path, is_cancelled: bool) -> None:
+    config = {"folder": str(tmp_path), "hold": 5000}
+    bench = Bench(tmp_path, 100_000, "Gate", config, shards=1)
+    staged: list[str] = []
+
+    async def main() -> None:
+        running = asyncio.ensure_future(bench.run_new(is_cut_short=True))
+
+        def end_it(report: Report, answer: Answer) -> None:
+            if (tmp_path / "held").exists() and bench.staged():
+                staged.extend(bench.staged())
+                if not is_cancelled:
+                    raise ZeroDivisionError("a fault of ours")
+                running.cancel()
+
+        bench.coordinator.answer = end_it
+        await running
+
+    with pytest.raises(asyncio.CancelledError if is_cancelled else ExceptionGroup) as raised:
+        asyncio.run(main())
+    if not is_cancelled:
+        assert isinstance(raised.value, ExceptionGroup)
+        assert [str(error) for error in raised.value.exceptions] == ["a fault of ours"]
+    assert len(staged) == 1
     assert bench.staged() == []

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coordinator.datasets import plan_source, source_program
+from coordinator.datasets import source_program
 from headrace.dataset import Dataset
 from headrace.errors import BadJob, InputChanged, SourceRefused, SourceUnavailable
 from headrace.httpfile import HttpFiles, Pacing
@@ -23,7 +23,7 @@ from headrace.retries import Patience, RetryBudget
 from headrace.s3_urls import S3Urls, list_objects
 from sidecar.reader import Cursor, Source, open_source
 from sidecar.reader.remote import CHUNK_BYTES
-from tests.integration.source_fixture import Csv, Spec
+from tests.integration.source_fixture import Csv, Spec, Storage, plan_source
 from tests.object_store.bucket_fixture import Fault, Proxy, TestBucket
 
 HASTY = Pacing(Patience(tries=4, first_s=0.001, max_s=0.002, timeout_s=1.0))
@@ -124,7 +124,7 @@ def test_without_credentials_the_job_is_told_how_to_give_them(
     uri = [f"s3://{bucket.name}/x.csv"]
     nobody = StorageOptions(bucket.url, "eu-west-9")  # botocore keeps what it found for a region
     with pytest.raises(BadJob, match=r"(?i)credentials.*storage: \{anonymous: true\}"):
-        plan_source(Spec("csv", uri, storage=nobody), columns=None, limit_rows=None)
+        plan_source(Spec("csv", uri, storage=Storage(nobody)), columns=None, limit_rows=None)
 
 
 def test_without_botocore_the_job_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ def test_a_store_that_refuses_is_never_taken_for_a_damaged_file(
     kind, data = bodies()[suffix]
     assert len(data) > 2 * CHUNK_BYTES or suffix == ".csv.gz"
     path = put(bucket, f"x{suffix}", data)
-    source, dataset = opened(Spec(kind, [path], on_corrupt="reject", storage=storage(proxy)), ["id"])
+    source, dataset = opened(Spec(kind, [path], on_corrupt="reject", storage=Storage(storage(proxy))), ["id"])
     answers = itertools.chain(itertools.repeat(Fault.PASS, allowed), itertools.repeat(Fault.DENY))
     proxy.fault = lambda method, path: next(answers)
     if suffix == ".csv.gz" and allowed:
@@ -181,8 +181,9 @@ def test_planning_takes_no_refusal_for_damage(bucket: TestBucket, proxy: Proxy) 
     put(bucket, "in/a.parquet", parquet(pa.table({"id": [1]}), 10))
     put(bucket, "in/b.parquet", parquet(pa.table({"id": [1]}), 10))
     proxy.fault = lambda method, path: Fault.DENY if "b.parquet" in path else Fault.PASS
+    uri = f"s3://{bucket.name}/in/"
     with pytest.raises(BadJob, match=r"b\.parquet: the server answers 403 AccessDenied"):
-        opened(Spec("parquet", [f"s3://{bucket.name}/in/"], on_corrupt="reject", storage=storage(proxy)), ["id"])
+        opened(Spec("parquet", [uri], on_corrupt="reject", storage=Storage(storage(proxy))), ["id"])
 
 
 # ---------------------------------------------------------------------- requests
@@ -191,7 +192,7 @@ def test_planning_takes_no_refusal_for_damage(bucket: TestBucket, proxy: Proxy) 
 def test_small_objects_take_one_request_to_plan_and_one_to_read(bucket: TestBucket, proxy: Proxy) -> None:
     for i in range(12):
         put(bucket, f"in/{i:02}.parquet", parquet(pa.table({"id": np.arange(100) + 100 * i}), 30))
-    source, dataset = opened(Spec("parquet", [f"s3://{bucket.name}/in/"], storage=storage(proxy)), ["id"])
+    source, dataset = opened(Spec("parquet", [f"s3://{bucket.name}/in/"], storage=Storage(storage(proxy))), ["id"])
     assert len(proxy.seen) == 1 + 12
     proxy.seen.clear()
     assert ids(source, dataset, 0, 650) == list(range(650))
@@ -206,7 +207,7 @@ def test_of_a_large_object_the_wanted_columns_are_fetched_in_one_range_a_row_gro
     rows = 40_000
     wide = {f"c{i}": np.random.default_rng(i).random(rows) for i in range(30)}
     path = put(bucket, "big.parquet", parquet(pa.table({"id": np.arange(rows), **wide}), 10_000))
-    source, dataset = opened(Spec("parquet", [path], storage=storage(proxy)), ["id"])
+    source, dataset = opened(Spec("parquet", [path], storage=Storage(storage(proxy))), ["id"])
     proxy.seen.clear()
     assert ids(source, dataset, 5_000, 25_000) == list(range(5_000, 25_000))
     assert len(proxy.seen) == 4  # the footer, and three row groups
@@ -219,7 +220,7 @@ def test_text_is_fetched_in_chunks_each_once_by_neighbouring_leases(bucket: Test
     chunks = -(-len(data) // CHUNK_BYTES)
     assert chunks >= 4
     path = put(bucket, "big.csv", data)
-    spec = Spec("csv", [path], csv=Csv(line_breaks_in_fields=False), storage=storage(proxy))
+    spec = Spec("csv", [path], csv=Csv(line_breaks_in_fields=False), storage=Storage(storage(proxy)))
     source, dataset = opened(spec, ["id"])
     assert len(proxy.seen) <= 3  # what it is, and its head
     proxy.seen.clear()
@@ -233,7 +234,7 @@ def test_row_groups_that_the_filter_drops_are_not_fetched(bucket: TestBucket, pr
     rows = 400_000
     wide = {f"c{i}": np.random.default_rng(i).random(rows) for i in range(3)}
     path = put(bucket, "big.parquet", parquet(pa.table({"id": np.arange(rows), **wide}), 50_000))
-    source, dataset = opened(Spec("parquet", [path], filter="id >= 350000", storage=storage(proxy)), ["id"])
+    source, dataset = opened(Spec("parquet", [path], filter="id >= 350000", storage=Storage(storage(proxy))), ["id"])
     proxy.seen.clear()
     assert ids(source, dataset) == list(range(350_000, rows))
     assert len(proxy.seen) == 2
@@ -263,7 +264,7 @@ def test_of_a_large_arrow_file_a_lease_fetches_its_own_part(bucket: TestBucket, 
         writer.write_table(table, max_chunksize=step)
     path = put(bucket, "big.arrow", sink.getvalue())
     assert len(sink.getvalue()) > 6 * CHUNK_BYTES
-    source, dataset = opened(Spec("arrow", [path], storage=storage(proxy)), ["id"])
+    source, dataset = opened(Spec("arrow", [path], storage=Storage(storage(proxy))), ["id"])
     proxy.seen.clear()
     assert ids(source, dataset, 6 * step, 7 * step) == list(range(6 * step, 7 * step))
     assert len(proxy.seen) <= 20  # what precedes it is counted, by two small requests a record batch

@@ -20,9 +20,9 @@ from typing import Protocol
 
 import botocore.session
 
+from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.retries import Patience
-from headrace.stores.s3_client import Pacing
 
 KEYS = {
     "AWS_ACCESS_KEY_ID": "test",

@@ -10,14 +10,20 @@ from headrace.errors import Fault as JobFault
 from tests.object_store.bucket_fixture import TestBucket
 
 
-def faults_of(bucket: TestBucket, sink: str, *, source: str = "/in.parquet", mode: str = "fail") -> list[JobFault]:
+def faults_of(
+    bucket: TestBucket, sink: str, *, source: str = "/in.parquet", exclude: str = "", mode: str = "fail"
+) -> list[JobFault]:
     text = json.dumps(
         {
             "apiVersion": "headrace.dev/v1alpha1",
             "kind": "InferenceJob",
             "metadata": {"name": "job"},
             "spec": {
-                "source": {"format": "parquet", "uri": source.format(bucket.name)},
+                "source": {
+                    "format": "parquet",
+                    "uri": source.format(bucket.name),
+                    "exclude": [exclude] * bool(exclude),
+                },
                 "pipeline": [{"name": "m", "python": "m:M", "inputs": {"x": "source.x"}}],
                 "sink": {
                     "format": "parquet",
@@ -60,7 +66,11 @@ def test_only_an_empty_prefix_takes_a_new_output(bucket: TestBucket, key: str, m
         ("s3://{}/", True),
         ("s3://{}/a/**/*.parquet", True),
         ("s3://{}/a/out/*.parquet", True),
+        ("s3://{}/*/*/*.parquet", True),
         ("s3://{}/a/*.parquet", False),
+        ("s3://{}/a/*/x.parquet", False),
+        ("s3://{}/a/*/*/*.parquet", False),
+        ("s3://{}/a/out/*.csv", False),
         ("s3://{}/a/in", False),
         ("s3://{}/a/ou", False),
         ("s3://{}2/a", False),
@@ -70,6 +80,15 @@ def test_only_an_empty_prefix_takes_a_new_output(bucket: TestBucket, key: str, m
 def test_a_job_that_would_read_its_own_output_is_refused(bucket: TestBucket, source: str, is_refused: bool) -> None:
     faults = faults_of(bucket, "s3://{}/a/out", source=source)
     assert [fault.found.partition(" lies in")[0] for fault in faults] == [f"s3://{bucket.name}/a/out"] * is_refused
+
+
+@pytest.mark.parametrize(
+    ("exclude", "is_refused"), [("out/**", False), ("s3://{}/a/out", False), ("part-*", False), ("ou", True)]
+)
+def test_an_output_that_the_source_excludes_is_fine(bucket: TestBucket, exclude: str, is_refused: bool) -> None:
+    source = "s3://{}/a/**/*.parquet"
+    faults = faults_of(bucket, "s3://{}/a/out", source=source, exclude=exclude.format(bucket.name))
+    assert len(faults) == is_refused
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ import pytest
 from coordinator.core.facts import OutputFile, RowCounts
 from coordinator.core.lease_values import Held
 from coordinator.driver import Driver, WrongState
-from coordinator.exchange import HELD_OUTPUT, REGISTER, STALE, STOP, Answer, CommitAsked, Grant, Introduction, Report
+from coordinator.exchange import Answer, CommitAsked, Grant, Introduction, Report
 from coordinator.job_desk import JobDesk
 from coordinator.submission import PlannedJob, Submission, plan_job
 from coordinator.verify import verify
@@ -34,7 +34,7 @@ from headrace.program import StorageOptions
 from headrace.publish import REJECTED, part_name
 from headrace.stores import open_store
 from headrace.stores.port import Growing, OutputStore
-from headrace.words import Epoch, Incarnation, ShardId, WorkerName
+from headrace.words import HELD_OUTPUT, REGISTER, STALE, STOP, Epoch, Incarnation, ShardId, WorkerName
 from tests.contract.coordinator_fixture import job_text
 from tests.object_store.bucket_fixture import TestBucket
 from tests.scenarios.crash_points import KillableJournal, Killed, Part, as_worker, watching

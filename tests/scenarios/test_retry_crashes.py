@@ -22,7 +22,7 @@ import pytest
 
 from coordinator.core.facts import OutputFile, RowCounts
 from coordinator.driver import Driver, WrongState
-from coordinator.exchange import REGISTER, STOP, CommitAsked, Grant
+from coordinator.exchange import CommitAsked, Grant
 from coordinator.job_desk import JobDesk
 from coordinator.submission import PlannedJob, Submission, plan_job
 from coordinator.verify import verify
@@ -30,7 +30,7 @@ from coordinator.worker_desk import WorkerDesk
 from headrace.errors import BadJob, HeadraceError
 from headrace.publish import REJECTED, part_name
 from headrace.rejects import JOB_SUFFIX
-from headrace.words import Incarnation
+from headrace.words import REGISTER, STOP, Incarnation
 from tests.object_store.bucket_fixture import TestBucket
 from tests.scenarios.crash_points import KillableJournal, Killed, Part
 from tests.scenarios.test_commit_crashes import (

@@ -29,7 +29,7 @@ from coordinator.job_desk import JobDesk
 from coordinator.job_run import JobRun
 from coordinator.jobs import Options, Plan, SinkPlan
 from coordinator.journal import JournalFailed
-from coordinator.submission import PlannedJob, Submission
+from coordinator.submission import CheckedJob, PlannedJob, Submission
 from coordinator.worker_desk import WorkerDesk
 from headrace.dataset import Dataset
 from headrace.errors import BadJob, SinkError
@@ -198,7 +198,9 @@ class CoordinatorActor:
                 self._environment.note("user", f"finds the job {status.phase}: {reason}")
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def _plan(self, submission: Submission, *, number: int, uid: str, ledger_path: Path) -> PlannedJob:
+    def _plan(
+        self, submission: Submission, *, number: int, uid: str, ledger_path: Path, checked: CheckedJob | None
+    ) -> PlannedJob:
         story, output = self._environment.story, self._environment.output
         uid = f"{number:04d}sim{story.seed}"
         is_held = story.mode != "fail"

@@ -37,10 +37,10 @@ from coordinator.core.facts import (
     SplitMade,
 )
 from coordinator.core.leases import LeaseTable
-from coordinator.exchange import ACCEPTED, Answer, Introduction, Report, Welcome
+from coordinator.exchange import Answer, Introduction, Report, Welcome
 from coordinator.verify import verify
 from headrace.publish import HIDDEN, REJECTED, parse_part_name
-from headrace.words import WorkerName
+from headrace.words import ACCEPTED, WorkerName
 
 IN_FLIGHT_MAX = 300
 

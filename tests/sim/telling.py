@@ -17,7 +17,8 @@ from coordinator.core.facts import (
     Revoked,
     SplitMade,
 )
-from coordinator.exchange import ACCEPTED, Answer, Report
+from coordinator.exchange import Answer, Report
+from headrace.words import ACCEPTED
 
 REASONS = {
     Ended.RELEASED: "was given back",

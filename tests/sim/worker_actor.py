@@ -18,23 +18,10 @@ from random import Random
 from typing import Protocol, TypeVar
 
 from coordinator.core.facts import RowCounts
-from coordinator.exchange import (
-    ACCEPTED,
-    DRAIN,
-    HELD_OUTPUT,
-    REGISTER,
-    STOP,
-    Answer,
-    CommitAsked,
-    Introduction,
-    Offer,
-    Released,
-    Report,
-    Welcome,
-)
+from coordinator.exchange import Answer, CommitAsked, Introduction, Offer, Released, Report, Welcome
 from headrace.errors import SinkError
 from headrace.publish import REJECTED, part_name, publish
-from headrace.words import Incarnation, WorkerName
+from headrace.words import ACCEPTED, DRAIN, HELD_OUTPUT, REGISTER, STOP, Incarnation, WorkerName
 from sidecar.core.terms import Terms
 from tests.sim.coordinator_actor import CoordinatorActor
 from tests.sim.lease_work import Key, Run, State, write_staged

@@ -265,17 +265,22 @@ def _space(body: bytes) -> Space:
 
 
 def _pack_json(m: Any) -> bytes:
-    # Lone surrogates, which names of files and messages may hold, survive as escapes.
+    # Lone surrogates, which messages may hold (of a name that is no valid UTF-8), go as escapes.
     return json.dumps(asdict(m), separators=(",", ":")).encode()
 
 
 def _object(value: Any, **kinds: Any) -> Dict[str, Any]:
-    """`value`, if it is an object of exactly these fields, each of its kind (True and False are no numbers)."""
+    """`value`, if it is an object of exactly these fields, each of its kind (True and False are no numbers).
+
+    Text is for people, files and messages that are UTF-8: a lone surrogate in it becomes visible as a backslash escape.
+    """
     if not isinstance(value, dict) or value.keys() != kinds.keys():
         raise ValueError("not the fields of this frame")
     for name, kind in kinds.items():
         if not isinstance(value[name], kind) or (isinstance(value[name], bool) and kind is not bool):
             raise ValueError(f"{name}: {value[name]!r}")
+        if isinstance(value[name], str):
+            value[name] = value[name].encode("utf-8", "backslashreplace").decode()
     return value
 
 

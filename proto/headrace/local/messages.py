@@ -31,6 +31,9 @@ ARROW_INPUT = "*"
 ERROR_OUTPUT = "_error"
 """The output that rejects single rows: null, or a message."""
 
+WRONG_ROWS = "WrongRows"
+"""Class of the error that an output has another number of rows than the batch."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

@@ -22,8 +22,8 @@ from headrace.azure_urls import refusal_of
 from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.retries import RetryBudget
-from headrace.stores.bucket_store import TOKEN, Head, each
-from headrace.stores.rest import Answer, Rest, default_pacing
+from headrace.stores.bucket_store import PATIENCE, TOKEN, Head, each
+from headrace.stores.rest import Answer, Rest
 
 DROPPED = "dropped"
 """The token of the empty blob that takes the place of blocks, for as long as it takes to delete it."""
@@ -45,7 +45,7 @@ class Blobs:
         """
         self._container = container_of(path, storage)
         signer = azure_signer(self._container.account, anonymous=storage.anonymous)
-        self._rest = Rest(signer, pacing or default_pacing(), _budget(self._container.endpoint))
+        self._rest = Rest(signer, pacing or Pacing(PATIENCE), _budget(self._container.endpoint))
 
     @property
     def place(self) -> str:

@@ -19,10 +19,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, BinaryIO, Protocol, TypeVar, cast
+from functools import cache, partial
+from typing import BinaryIO, Protocol, TypeVar, cast
 
 from headrace.errors import SinkError, SinkUnavailable
+from headrace.httpfile import RangedFile
+from headrace.retries import Patience
 from headrace.stores.port import Committed, Growing, StoreUnavailable
 
 T = TypeVar("T")
@@ -35,6 +37,8 @@ UPLOADERS = 16
 """Requests of uploads and of publishing under way at once in one process."""
 READ_BYTES = 4 << 20
 """Of one ranged read."""
+PATIENCE = Patience(tries=8, first_s=0.1)
+"""Of an output's requests: more tries than a reader's, the first of them sooner."""
 DELETED_MAX = 1000
 """Objects that are deleted together."""
 TOKEN = "headrace-upload"
@@ -212,7 +216,8 @@ class BucketStore(ABC):
         head = self._objects.head(key)
         if head is None:
             raise FileNotFoundError(f"{self._place_of_key(key)} doesn't exist")
-        return io.BufferedReader(RangedObject(self._objects, key, head), READ_BYTES)
+        fetch = partial(self._objects.get, key, version=head.version)
+        return io.BufferedReader(RangedFile(head.size, fetch), READ_BYTES)
 
     def size(self, name: str) -> int | None:
         """One request."""
@@ -280,47 +285,6 @@ class BucketStore(ABC):
 
     def _place_of_key(self, key: str) -> str:
         return f"{self._objects.place}/{key}"
-
-
-class RangedObject(io.RawIOBase):
-    """One object to be read, in ranges of its one version."""
-
-    def __init__(self, objects: Objects, key: str, head: Head) -> None:
-        super().__init__()
-        self._objects, self._key, self._head = objects, key, head
-        self._at = 0
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def tell(self) -> int:
-        """The offset of the next read."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Moves the next read."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._head.size}[whence]
-        self._at = max(start + offset, 0)
-        return self._at
-
-    def readall(self) -> bytes:
-        """The rest, in one request."""
-        begin, self._at = self._at, max(self._at, self._head.size)
-        return self._objects.get(self._key, begin, self._at, self._head.version)
-
-    def readinto(self, buffer: Any) -> int:
-        """Fills `buffer` as far as the object goes."""
-        view = memoryview(buffer).cast("B")
-        end = min(self._at + len(view), self._head.size)
-        data = self._objects.get(self._key, self._at, end, self._head.version)
-        view[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 class _Sink(io.RawIOBase):

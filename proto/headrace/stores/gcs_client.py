@@ -24,9 +24,9 @@ from headrace.google_auth import google_signer, object_url, objects_url
 from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.retries import RetryBudget
-from headrace.stores.bucket_store import TOKEN, Head, each
+from headrace.stores.bucket_store import PATIENCE, TOKEN, Head, each
 from headrace.stores.port import StoreUnavailable
-from headrace.stores.rest import Answer, Rest, default_pacing
+from headrace.stores.rest import Answer, Rest
 
 COMPOSED_MAX = 32
 """Objects that one request puts together, as many as the store takes."""
@@ -49,7 +49,7 @@ class Bucket:
         self.name = name
         self._endpoint = storage.endpoint
         signer = google_signer(anonymous=storage.anonymous)
-        self._rest = Rest(signer, pacing or default_pacing(), _budget(storage.endpoint))
+        self._rest = Rest(signer, pacing or Pacing(PATIENCE), _budget(storage.endpoint))
 
     @property
     def place(self) -> str:

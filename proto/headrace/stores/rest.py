@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from headrace.httpfile import Connections, Pacing, seconds_asked
-from headrace.retries import Patience, RetryBudget
+from headrace.connections import Connections
+from headrace.httpfile import Pacing, seconds_asked
+from headrace.retries import RetryBudget
 from headrace.stores.port import StoreUnavailable
 
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -42,11 +43,6 @@ class Answer:
     status: int
     headers: Mapping[str, str]  # names in small letters
     body: bytes
-
-
-def default_pacing() -> Pacing:
-    """How patient requests of outputs are."""
-    return Pacing(patience=Patience(tries=8, first_s=0.1))
 
 
 class Rest:

@@ -9,11 +9,12 @@ Not here: what outputs in all object stores share (`headrace.stores.bucket_store
 
 from collections.abc import Iterable, Iterator
 
+from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.publish import HIDDEN, StagingGone, parse_part_name
 from headrace.stores.bucket_store import PART_BYTES, BucketStore, each, sink_errors
 from headrace.stores.port import Committed
-from headrace.stores.s3_client import BadUpload, Bucket, Pacing
+from headrace.stores.s3_client import BadUpload, Bucket
 from headrace.stores.s3_upload import Staging, abort, complete, is_completed, is_parked, parked_from
 
 

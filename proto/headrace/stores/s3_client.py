@@ -12,11 +12,9 @@ Not here: outputs (`headrace.stores.s3`), uploads (`headrace.stores.s3_upload`).
 """
 
 import contextlib
-import random
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -25,9 +23,10 @@ import botocore.exceptions
 import botocore.session
 from botocore import UNSIGNED
 
+from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
-from headrace.retries import Patience, RetryBudget
-from headrace.stores.bucket_store import TOKEN, Head
+from headrace.retries import RetryBudget
+from headrace.stores.bucket_store import PATIENCE, TOKEN, Head
 from headrace.stores.port import StoreUnavailable
 
 T = TypeVar("T")
@@ -67,16 +66,6 @@ class BadUpload(OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class Pacing:
-    """How patient requests are, and where time and chance come from."""
-
-    patience: Patience = field(default_factory=lambda: Patience(tries=8, first_s=0.1))
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    draw: Callable[[], float] = random.random
-
-
-@dataclass(frozen=True, slots=True)
 class Upload:
     """A multipart upload that isn't complete."""
 
@@ -90,7 +79,7 @@ class Bucket:
     def __init__(self, name: str, storage: StorageOptions, pacing: Pacing | None = None) -> None:
         """Raises OSError where the store's own configuration is no good."""
         self.name = name
-        self._pacing = pacing or Pacing()
+        self._pacing = pacing or Pacing(PATIENCE)
         self._budget = _budget(storage)
         try:
             self._client = _client(storage, self._pacing.patience.timeout_s)
