@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coordinator.datasets import plan_source, source_program
+from coordinator.datasets import source_program
 from headrace.dataset import Dataset
 from headrace.errors import BadJob, InputChanged, SourceRefused, SourceUnavailable
 from sidecar.reader import Cursor, Source, open_source
 from sidecar.reader.remote import CHUNK_BYTES
-from tests.integration.source_fixture import Csv, Spec
+from tests.integration.source_fixture import Csv, Spec, Storage, plan_source
 from tests.object_store.bucket_fixture import Fault
 from tests.object_store.cloud_fixture import HASTY, Cloud
 
@@ -122,7 +122,7 @@ def test_the_end_of_a_file_is_got_by_one_request_whatever_its_size_was_thought_t
 def test_a_missing_bucket_is_a_fault_of_the_job(cloud: Cloud) -> None:
     uri = f"{cloud.bucket.uri.replace('bucket-', 'no-such-bucket-')}/in/*.csv"
     with pytest.raises(BadJob, match="404"):
-        plan_source(Spec("csv", [uri], storage=cloud.storage), columns=None, limit_rows=None)
+        plan_source(Spec("csv", [uri], storage=Storage(cloud.storage)), columns=None, limit_rows=None)
 
 
 # ---------------------------------------------------------------------- requests
@@ -131,7 +131,7 @@ def test_a_missing_bucket_is_a_fault_of_the_job(cloud: Cloud) -> None:
 def test_small_objects_take_one_request_to_plan_and_one_to_read(cloud: Cloud) -> None:
     for i in range(12):
         cloud.put(f"in/{i:02}.parquet", parquet(pa.table({"id": np.arange(100) + 100 * i}), 30))
-    source, dataset = opened(Spec("parquet", [f"{cloud.bucket.uri}/in/"], storage=cloud.storage), ["id"])
+    source, dataset = opened(Spec("parquet", [f"{cloud.bucket.uri}/in/"], storage=Storage(cloud.storage)), ["id"])
     assert len(cloud.proxy.seen) == 1 + 12
     cloud.proxy.seen.clear()
     assert ids(source, dataset, 0, 650) == list(range(650))
@@ -144,7 +144,7 @@ def test_of_a_large_object_the_wanted_columns_are_fetched_in_one_range_a_row_gro
     rows = 40_000
     wide = {f"c{i}": np.random.default_rng(i).random(rows) for i in range(30)}
     path = cloud.put("big.parquet", parquet(pa.table({"id": np.arange(rows), **wide}), 10_000))
-    source, dataset = opened(Spec("parquet", [path], storage=cloud.storage), ["id"])
+    source, dataset = opened(Spec("parquet", [path], storage=Storage(cloud.storage)), ["id"])
     cloud.proxy.seen.clear()
     assert ids(source, dataset, 5_000, 25_000) == list(range(5_000, 25_000))
     assert len(cloud.proxy.seen) == 4  # the footer, and three row groups
@@ -156,7 +156,7 @@ def test_text_is_fetched_in_chunks_each_once_by_neighbouring_leases(cloud: Cloud
     data = b"id,text\n" + b"".join(b"%d,%024d\n" % (i, i) for i in range(count))
     assert len(data) > 2 * CHUNK_BYTES
     path = cloud.put("big.csv", data)
-    spec = Spec("csv", [path], csv=Csv(line_breaks_in_fields=False), storage=cloud.storage)
+    spec = Spec("csv", [path], csv=Csv(line_breaks_in_fields=False), storage=Storage(cloud.storage))
     source, dataset = opened(spec, ["id"])
     assert len(cloud.proxy.seen) <= 3  # what it is, and its head
     cloud.proxy.seen.clear()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import psutil
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pytest
 
 from tests.integration.run_fixture import Site
 from tests.object_store.bucket_fixture import Fault
-from tests.object_store.cloud_fixture import Cloud
+from tests.object_store.cloud_fixture import AZURE_KEYS, AzureContainer, Cloud
 
 FILES, ROWS = 6, 4_000
 
@@ -55,25 +56,46 @@ class CloudSite:
         return parts
 
 
+def parquet(number: int) -> bytes:
+    """One of the input's files."""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"x": range(ROWS * number, ROWS * (number + 1))}), sink, row_group_size=1000)
+    return sink.getvalue()
+
+
 @pytest.fixture
 def site(tmp_path: Path, cloud: Cloud) -> CloudSite:
     for i in range(FILES):
-        sink = io.BytesIO()
-        pq.write_table(pa.table({"x": range(ROWS * i, ROWS * (i + 1))}), sink, row_group_size=1000)
-        cloud.put(f"in/day={i}/part.parquet", sink.getvalue())
+        cloud.put(f"in/day={i}/part.parquet", parquet(i))
     return CloudSite(Site(tmp_path), cloud)
 
 
 def test_a_bucket_is_filled_added_to_and_replaced(site: CloudSite) -> None:
     document = site.site.run_complete(site.job())
     assert document["output"] == f"{site.cloud.bucket.uri}/some/out"
-    reads = [line for line in site.cloud.proxy.seen if ".parquet" in line and line.startswith("GET") and "in" in line]
-    assert len([line for line in reads if "day" in line]) == 2 * FILES
+    reads = [line for line in site.cloud.proxy.seen if line.startswith("GET") and "/part.parquet" in unquote(line)]
+    assert len(reads) == 2 * FILES
     first = site.check()
     site.site.run_complete(site.job("append"))
     assert first.items() < site.check(times=2).items()
     site.site.run_complete(site.job("replace"))
     assert not first.keys() & site.check().keys()
+
+
+def test_keys_are_nowhere_but_in_the_environment(tmp_path: Path, azure_container: AzureContainer) -> None:
+    azure_container.put("in/x.parquet", parquet(0))
+    storage = azure_container.options(azure_container.url)
+    site = Site(tmp_path)
+    job = site.job(
+        source={"format": "parquet", "uri": f"{azure_container.uri}/in/", "storage": storage},
+        sink={"uri": f"{azure_container.uri}/out", "storage": storage},
+    )
+    site.run_complete(job)
+    key = AZURE_KEYS["AZURE_STORAGE_KEY"].encode()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if key in path.read_bytes()]
+    assert not [name for name, body in azure_container.objects().items() if key in body]
 
 
 def test_a_bucket_that_is_not_empty_or_not_there_is_a_bad_job(site: CloudSite) -> None:
