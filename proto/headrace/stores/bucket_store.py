@@ -263,17 +263,7 @@ class BucketStore(ABC):
     # ------------------------------------------------------------------ inside
 
     def _is_completed(self, name: str, token: str, size: int) -> bool:
-        """Whether the object is there and has that token.
-
-        Raises:
-            NameTaken: it is another one's.
-        """
-        found = self._objects.head(self._key(name))
-        if found is None:
-            return False
-        if (found.size, found.token) != (size, token):
-            raise NameTaken(f"{self.place_of(name)} exists with other content; it is not overwritten.")
-        return True
+        return is_made(self._objects, self._key(name), token, size)
 
     def _read(self, key: str) -> bytes | None:
         """A whole small object, None where there is none."""
@@ -285,6 +275,20 @@ class BucketStore(ABC):
 
     def _place_of_key(self, key: str) -> str:
         return f"{self._objects.place}/{key}"
+
+
+def is_made(objects: Objects, key: str, token: str, size: int) -> bool:
+    """Whether an object is there and has that token.
+
+    Raises:
+        NameTaken: it is another one's.
+    """
+    found = objects.head(key)
+    if found is None:
+        return False
+    if (found.size, found.token) != (size, token):
+        raise NameTaken(f"{objects.place}/{key} exists with other content; it is not overwritten.")
+    return True
 
 
 class _Sink(io.RawIOBase):

@@ -21,6 +21,9 @@ class Parts(ABC):
         self._running: deque[tuple[int, Future[str]]] = deque()
         self._number = 0  # of the next part
 
+    def _begin(self) -> None:  # noqa: B027
+        """Before the first part goes out."""
+
     @abstractmethod
     def _put(self, number: int, body: bytes) -> str:
         """Sends a part, in another thread; gives what the store calls it."""
@@ -65,6 +68,8 @@ class Parts(ABC):
         self._running.clear()
 
     def _send(self) -> None:
+        if not self._number:
+            self._begin()
         while len(self._running) >= PARTS_AHEAD:
             self._collect()
         body, self._buffer = bytes(self._buffer), bytearray()

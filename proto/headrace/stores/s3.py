@@ -15,7 +15,7 @@ from headrace.publish import HIDDEN, StagingGone, parse_part_name
 from headrace.stores.bucket_store import PART_BYTES, BucketStore, each, sink_errors
 from headrace.stores.port import Committed
 from headrace.stores.s3_client import BadUpload, Bucket
-from headrace.stores.s3_upload import Staging, abort, complete, is_completed, is_parked, parked_from
+from headrace.stores.s3_upload import Staging, abort, complete, is_parked, parked_from
 
 
 class S3Store(BucketStore):
@@ -73,7 +73,7 @@ class S3Store(BucketStore):
 
     def _is_there(self, name: str, staged: str, size: int) -> bool:
         parked, key = parked_from(staged), self._key(name)
-        return is_parked(self._bucket, key, parked, size) or is_completed(self._bucket, key, parked, size)
+        return is_parked(self._bucket, key, parked, size) or self._is_completed(name, parked.token, size)
 
     def _publish_or_abort(self, file: Committed) -> None:
         parked, key = parked_from(file.staged), self._key(file.name)
@@ -82,7 +82,7 @@ class S3Store(BucketStore):
                 complete(self._bucket, key, parked, file.size)
             except BadUpload as error:
                 abort(self._bucket, key, parked.id)
-                if not is_completed(self._bucket, key, parked, file.size):
+                if not self._is_completed(file.name, parked.token, file.size):
                     raise StagingGone(str(error)) from error
 
     def _is_own(self, key: str) -> bool:
