@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from headrace.azure_auth import container_of, object_url, split_path
 from headrace.errors import SourceRefused
 from headrace.program import StorageOptions
 from headrace.remote_files import RemoteFiles
@@ -207,3 +208,40 @@ def test_without_azure_identity_it_is_said_what_to_install() -> None:
     ran = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     assert "needs a package that isn't installed" in ran.stdout
     assert "pip install 'headrace[azure]'" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "endpoint", "environ", "account", "url"),
+    [
+        ("abfss://c@acc.dfs.core.windows.net/a/b", "", {}, "acc", "https://acc.blob.core.windows.net/c/a/b"),
+        ("abfs://c@acc.dfs.core.windows.net/a", "", {}, "acc", "https://acc.blob.core.windows.net/c/a"),
+        ("abfss://c@acc.dfs.core.chinacloudapi.cn/a", "", {}, "acc", "https://acc.blob.core.chinacloudapi.cn/c/a"),
+        ("abfss://c@acc/ä b?", "", {}, "acc", "https://acc.blob.core.windows.net/c/%C3%A4%20b%3F"),
+        ("abfss://c/a", "", {"AZURE_STORAGE_ACCOUNT": "acc"}, "acc", "https://acc.blob.core.windows.net/c/a"),
+        ("abfss://c/a", "http://127.0.0.1:1/acc/", {}, "acc", "http://127.0.0.1:1/acc/c/a"),
+        ("abfss://c@acc.dfs.core.windows.net/a", "http://127.0.0.1:1/x", {}, "acc", "http://127.0.0.1:1/x/c/a"),
+        (
+            "abfss://c/a",
+            "",
+            {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=acc;AccountKey=a2V5;EndpointSuffix=core.example.org"},
+            "acc",
+            "https://acc.blob.core.example.org/c/a",
+        ),
+        (
+            "abfss://c@other.dfs.core.windows.net/a",
+            "",
+            {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=acc;BlobEndpoint=http://127.0.0.1:1/acc"},
+            "other",
+            "https://other.blob.core.windows.net/c/a",
+        ),
+    ],
+)
+def test_a_uri_says_which_account_is_asked_and_where(
+    monkeypatch: pytest.MonkeyPatch, path: str, endpoint: str, environ: dict[str, str], account: str, url: str
+) -> None:
+    for name in (*AZURE_KEYS, "AZURE_STORAGE_CONNECTION_STRING"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    container = container_of(path, StorageOptions(endpoint=endpoint))
+    assert (container.account, object_url(container, split_path(path)[1])) == (account, url)
