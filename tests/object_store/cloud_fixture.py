@@ -239,19 +239,21 @@ def azure_server(folder: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     options = f"--silent --disableTelemetry --inMemoryPersistence --blobHost 127.0.0.1 --blobPort {port}"
-    command = [node, str(Path(script).resolve()), *options.split()]
-    with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as server:
+    # It ends with its standard input, that is with this process, however that ends.
+    ending = ["sh", "-c", '"$@" </dev/null & cat >/dev/null; kill $!; wait', "sh"]
+    command = [*ending, node, str(Path(script).resolve()), *options.split()]
+    with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as server:
+        assert server.stdin is not None
         try:
             end = time.monotonic() + 30
             while True:
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                     break
-                assert server.poll() is None, "azurite ended"
                 assert time.monotonic() < end, "azurite doesn't answer"
                 time.sleep(0.05)
             yield f"http://127.0.0.1:{port}"
         finally:
-            server.terminate()
+            server.stdin.close()
 
 
 class AzureDialect:
