@@ -17,6 +17,7 @@ from coordinator.cli.options import (
     Commands,
     Number,
     again_option,
+    checked_address,
     coordinator_option,
     examples,
     job_argument,
@@ -145,6 +146,53 @@ def run(
         is_under_chaos=is_under_chaos,
     )
     return run_job(options, os.environ)
+
+
+@cli.command(
+    epilog=examples(
+        "headrace coordinator --state ledger --socket ledger/socket",
+        "headrace worker --coordinator unix:ledger/socket",
+        "headrace submit job.yaml --coordinator unix:ledger/socket --watch",
+    )
+    + """
+
+The parts of `headrace run`, started one by one: workers may come, go and be added at any time. All of them see the
+files of the job under the names that this command sees.
+
+Exit codes: 0 accepted (with --watch: complete), 1 refused or failed, 2 usage, 42 the job file is wrong.
+"""
+)
+@job_argument
+@click.option(
+    "--coordinator", "address", metavar="URL", callback=checked_address, required=True, help="unix:PATH or HOST:PORT."
+)
+@token_option
+@limit_option
+@set_option
+@again_option
+@click.option("-w", "--watch", is_flag=True, help="Follow the job to its end.")
+@output_option
+def submit(
+    job: Path, address: str, token_file: Path | None, limit: int | None, sets: tuple[str, ...], again: bool,
+    watch: bool, output: str,
+) -> int:  # fmt: skip
+    """Give JOB, a YAML file, to a coordinator that was started by hand."""
+    from coordinator.cli.control import job_lines, watch_job
+    from coordinator.cli.submit import submit_job
+    from coordinator.cli.summary import job_json
+
+    where = where_of(address, token_file, None, os.environ)
+
+    async def work() -> int:
+        accepted = await submit_job(
+            job, sets_of(sets), os.environ, address=address, token=where.token, limit_rows=limit, again=again
+        )
+        if watch:
+            return await watch_job(where, accepted.name, output)
+        _show(job_json(accepted), output, lambda _: job_lines(accepted))
+        return ExitCode.DONE
+
+    return _await(work())
 
 
 @cli.command(

@@ -21,7 +21,7 @@ GROUPS = (
     ("Run a job on this machine", ("plan", "run", "rejects", "retry", "verify", "chaos", "schema")),
     ("Look at a job that runs", ("status", "list", "shards", "workers")),
     ("Steer a job that runs", ("suspend", "resume", "scale", "cancel")),
-    ("Parts by themselves", ("coordinator", "worker")),
+    ("Parts by themselves", ("coordinator", "worker", "submit")),
 )
 """Commands as a new user meets them, not by the alphabet."""
 
@@ -60,7 +60,8 @@ class Commands(click.Group):
                 formatter.write_dl(rows, col_max=12)
 
 
-def _address(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+def checked_address(ctx: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """A coordinator's address as the user wrote it."""
     if value is not None:
         from headrace.channel import parse_address
 
@@ -88,7 +89,7 @@ coordinator_option = click.option(
     "--coordinator",
     "address",
     metavar="URL",
-    callback=_address,
+    callback=checked_address,
     help="unix:PATH or HOST:PORT (default: the jobs run on this machine).",
 )
 token_option = click.option(

@@ -14,7 +14,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -201,30 +200,18 @@ class _Run:
         return ExitCode.DONE if job.phase == "Succeeded" else ExitCode.FAILED
 
     async def _submit(self) -> "v1.Job":
-        from coordinator.identity import job_digest
-        from coordinator.planning import check_system, probes_to_json
-        from coordinator.probing import find_probes
+        from coordinator.cli.submit import prepare
 
-        job, folder = self._loaded.job, self._loaded.folder
-        check_system(sys.platform)
-        probes = asyncio.create_task(find_probes(job, folder), name="probe")
-        digest = await asyncio.to_thread(job_digest, job, folder, self._options.limit_rows)
-        manifest = self._overridden().to_manifest(folder)
+        job, folder, options = self._loaded.job, self._loaded.folder, self._options
+        request, probes, faults = await prepare(
+            job, folder, self._overridden(), limit_rows=options.limit_rows, again=options.again
+        )
+        if faults:
+            raise await self._mistakes(probes, faults)
+        request.rejected = options.rejected
 
         from coordinator.cli.client import SUBMIT_TIMEOUT_S
-        from headrace import v1
 
-        probed, faults = await probes
-        if faults:
-            raise await self._mistakes(probed, faults)
-        request = v1.SubmitRequest(
-            manifest=manifest,
-            probes=probes_to_json(probed),
-            limit_rows=self._options.limit_rows or 0,
-            again=self._options.again,
-            digest=digest,
-            rejected=self._options.rejected,
-        )
         return await self._ask(lambda jobs: jobs.submit(request, timeout=SUBMIT_TIMEOUT_S))
 
     async def _mistakes(self, probes: "Mapping[str, Probe]", faults: Sequence[Fault]) -> BadJob:

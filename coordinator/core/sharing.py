@@ -127,7 +127,7 @@ class Sharing:
             if latest is not None and latest.worker != worker:
                 self._asks[latest.shard, latest.epoch] = worker
                 return []
-        second = tail.twin_candidate(table, now, rates, worker, behind=behind)
+        second = tail.twin_candidate(table, now, rates, worker, unwilling=self._unwilling, behind=behind)
         if second is None:
             return []
         facts = table.twin(worker, incarnation, second.shard, now, ttl_s)

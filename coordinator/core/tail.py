@@ -18,7 +18,8 @@ def expected_left_s(
 ) -> float:
     """Seconds until the lease's range is read, at `rate` units/s of its worker; without one, at its own pace so far.
 
-    `units_behind`, if more, is what its worker has yet to compute before the lease can be committed.
+    Of a lease that hasn't moved yet nothing is known but for how long: it is taken to last as long again. What its
+    worker has yet to compute before the lease can be committed, `units_behind`, counts if it is more.
     """
     begin, end = table.range_of(lease.shard)
     left = max(end - lease.position, units_behind)
@@ -27,7 +28,7 @@ def expected_left_s(
     pace = rate or own
     if left <= 0:
         return 0.0
-    return left / pace if pace > 0 else math.inf
+    return left / pace if pace > 0 else elapsed
 
 
 def units_done(table: LeaseTable, lease: Lease, units_per_row: float) -> float:
@@ -76,6 +77,7 @@ def split_candidate(
         asked: leases whose answer is awaited, or that had nothing to give.
         behind: see `units_behind`.
     """
+    # How many bytes each part has doesn't matter: what is left takes long, and its parts half as long.
     leases = [x for x in _single(table, asked) if _has_inner_cut(table, x)]
     return _latest(table, now, rates, left_min_s, leases, behind)
 
@@ -87,6 +89,7 @@ def twin_candidate(
     worker: WorkerName,
     *,
     left_min_s: float = 2.0,
+    unwilling: Collection[tuple[ShardId, Epoch]] = (),
     behind: Mapping[tuple[ShardId, Epoch], float],
 ) -> Lease | None:
     """The lease of another worker, of a shard that can't be split, that `worker` should work on too; None for none.
@@ -108,9 +111,9 @@ def _single(table: LeaseTable, asked: Collection[tuple[ShardId, Epoch]]) -> list
 
 
 def _has_inner_cut(table: LeaseTable, lease: Lease) -> bool:
-    """Whether the unread part can be cut so that neither side is below the smallest size."""
+    """Whether the unread part can be cut."""
     _, end = table.range_of(lease.shard)
-    return table.next_cut(lease.position + table.units_min) <= end - table.units_min
+    return table.next_cut(lease.position + 1) < end
 
 
 def _latest(

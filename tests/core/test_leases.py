@@ -414,7 +414,14 @@ def test_without_a_rate_a_lease_is_judged_by_its_own_pace() -> None:
     (lease,) = table.leases()
     table.renew(ADA, ONE, Held(shard(0), epoch(1), 0, 100, 20), 0.0, TTL_S)
     assert expected_left_s(table, lease, 4.0, None) == 16.0
-    assert expected_left_s(table, lease, 0.0, None) == float("inf")
+    assert expected_left_s(table, lease, 0.0, None) == 0.0
+
+
+def test_a_lease_that_has_not_moved_is_taken_to_last_as_long_again() -> None:
+    table = new_table((100,))
+    granted(table)
+    (lease,) = table.leases()
+    assert [expected_left_s(table, lease, now, None) for now in (0.5, 60.0)] == [0.5, 60.0]
 
 
 def test_only_what_cannot_be_split_gets_a_twin() -> None:

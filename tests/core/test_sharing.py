@@ -86,6 +86,23 @@ def test_nothing_is_granted_beside_a_shard_that_was_charged() -> None:
     assert grant(sharing, BOB) == []
 
 
+def test_who_comes_second_shares_a_small_slow_dataset_that_the_first_was_given_whole() -> None:
+    """Its bytes are less than a shard's least, but its model takes long: it is cut, not computed twice."""
+    table = LeaseTable(1, np.array([200], np.int64), units_min=1000)
+    sharing = Sharing(table, "row")
+    alone = sharing.grant(
+        BOB, ONE, 0.0, 10.0, rates=dict, rate=None, workers=1, fleet_rate=None, interval_s=1.0
+    )  # fmt: skip
+    assert [type(fact) for fact in alone] == [Granted]
+    say(table, BOB, position=20, rows_done=10)
+    late = {"rates": lambda: {BOB: 10.0}, "rate": None, "workers": 2, "fleet_rate": 10.0, "interval_s": 1.0}
+    assert sharing.grant(ADA, ONE, 1.5, 10.0, **late) == []
+    (asked,) = sharing.asks_of(BOB)
+    assert [type(fact) for fact in sharing.split(BOB, ONE, *asked, at=110)] == [SplitMade]
+    assert [type(fact) for fact in sharing.grant(ADA, ONE, 1.6, 10.0, **late)][-1:] == [Granted]
+    assert table.held_by(ADA)[0].shard != asked[0], "the rest, not the same rows once more"
+
+
 def test_what_is_done_of_live_leases_is_counted_in_units() -> None:
     table, sharing = new_sharing(100)
     lease(table, BOB)
