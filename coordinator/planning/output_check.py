@@ -18,6 +18,7 @@ from coordinator.spec.job import scheme_of
 from headrace.errors import Fault
 from headrace.publish import HIDDEN, part_name
 from headrace.stores import is_object_store
+from headrace.uris import bucket_form
 
 if TYPE_CHECKING:
     from headrace.dataset import Dataset  # with numpy, which the command line has no use for
@@ -38,8 +39,8 @@ def sink_faults(
     uri = job.spec.sink.uri
     must_be_empty = is_mode_known and job.spec.sink.mode == "fail"
     if is_object_store(uri):
-        if not uri.removeprefix("s3://").partition("/")[0]:
-            return [Fault(_FIELD, f"{uri} names no bucket", "s3://BUCKET/PREFIX")]
+        if not uri.partition("://")[2].partition("/")[0]:
+            return [Fault(_FIELD, f"{uri} names no bucket", f"{bucket_form(uri)}/PREFIX")]
         faults = store_faults(job.spec.sink, must_be_empty=must_be_empty)
     else:
         try:

@@ -9,9 +9,10 @@ from coordinator.spec.document import Path, field_name
 from coordinator.spec.job import InferenceJob, scheme_of
 from coordinator.spec.strict import NOT_BUILT
 from headrace.errors import Fault
+from headrace.uris import OBJECT_STORES
 
 _NOT_YET = "not supported yet"
-_LATER_SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs")
+_LATER_SCHEMES = (*OBJECT_STORES, "hdfs")
 _HTTP = ("http", "https")
 
 
@@ -20,8 +21,8 @@ def unbuilt(job: InferenceJob) -> list[Fault]:
     faults = [Fault(field_name(path), _NOT_YET, "leave it out") for path in _unbuilt_fields(job, ())]
     source = job.spec.source
     for uri in source.uri:
-        faults += _scheme("spec.source.uri", uri, ("file", "s3", *_HTTP))
-    faults += _scheme("spec.sink.uri", job.spec.sink.uri, ("file", "s3"))
+        faults += _scheme("spec.source.uri", uri, ("file", *OBJECT_STORES, *_HTTP))
+    faults += _scheme("spec.sink.uri", job.spec.sink.uri, ("file", *OBJECT_STORES))
     for i, stage in enumerate(job.spec.pipeline):
         if stage.onnx:
             faults += _scheme(f"spec.pipeline[{i}].onnx", stage.onnx, ("file", "pkg"))

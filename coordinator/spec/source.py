@@ -35,8 +35,10 @@ class CsvSpec(Strict):
 class StorageSpec(Strict):
     """Where an object store is. Keys never stand here: the SDK's own chain finds them (environment, profile, role)."""
 
-    endpoint: str = Field(default="", description="URL of a store that speaks S3; default: AWS or the environment's.")
-    region: str = Field(default="", description="Default: the environment's, or what the store says.")
+    endpoint: str = Field(
+        default="", description="URL of a store that speaks S3's, Google's or Azure's API; default: the provider's own."
+    )
+    region: str = Field(default="", description="Of S3. Default: the environment's, or what the store says.")
     anonymous: bool = Field(default=False, description="Requests aren't signed: for public buckets.")
 
     @property
@@ -58,7 +60,9 @@ class SourceSpec(Strict):
     format: Literal["parquet", "arrow", "csv", "jsonl", "files"] = Field(
         description="files: one row per file with the columns path, bytes, size and modified."
     )
-    uri: Strings = Field(description="A path, a glob or a list; relative to the job file; s3:// or http(s)://.")
+    uri: Strings = Field(
+        description="A path, a glob or a list; relative to the job file; s3://, gs://, abfss:// or http(s)://."
+    )
     exclude: Strings = Field(default_factory=list, description="Globs of paths to leave out.")
     columns: list[str] | None = Field(
         default=None, description="Columns to read; default: what the pipeline and the sink name."

@@ -16,6 +16,7 @@ from enum import Enum, auto
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Protocol
 
 import botocore.session
 
@@ -124,10 +125,6 @@ class Proxy:
     seen: list[str] = field(default_factory=list)
     unlisted: str = ""  # part of the keys that listings don't show yet
 
-    def listed(self, item: "re.Match[bytes]") -> bytes:
-        """One entry of a listing as it is shown."""
-        return b"" if self.unlisted.encode() in item[0] else item[0]
-
     def once(self, fault: Fault, *signs: str) -> None:
         """The first request of which "METHOD path?query" holds all signs suffers the fault."""
         self.times(1, fault, *signs)
@@ -150,9 +147,39 @@ class _Quiet(ThreadingHTTPServer):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
+class Dialect(Protocol):
+    """How a store says no, and lists."""
+
+    def refusal(self, status: int, code: str) -> tuple[str, bytes]:
+        """Type and body of a refusal."""
+
+    def unlisted(self, path: str, body: bytes, part: str) -> bytes:
+        """An answer, without the entries of a listing whose keys hold `part`."""
+
+
+class S3Dialect:
+    """XML."""
+
+    def refusal(self, status: int, code: str) -> tuple[str, bytes]:
+        """S3's."""
+        return "application/xml", f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
+
+    def unlisted(self, path: str, body: bytes, part: str) -> bytes:
+        """Of list_objects_v2."""
+        if "list-type=2" not in path:
+            return body
+        return re.sub(
+            rb"<Contents>.*?</Contents>",
+            lambda item: b"" if part.encode() in item[0] else item[0],
+            body,
+            flags=re.DOTALL,
+        )
+
+
 @contextlib.contextmanager
-def proxied(target: str) -> Iterator[Proxy]:
+def proxied(target: str, dialect: Dialect | None = None) -> Iterator[Proxy]:
     """A proxy before the server at `target`."""
+    dialect = dialect or S3Dialect()
     host = target.removeprefix("http://")
     made = Proxy("")
 
@@ -172,8 +199,8 @@ def proxied(target: str) -> Iterator[Proxy]:
                 return
             if fault in _ANSWERS:
                 status, code = _ANSWERS[fault]
-                text = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
-                self._answer(status, {"Content-Type": "application/xml"}, text, len(text))
+                kind, text = dialect.refusal(status, code)
+                self._answer(status, {"Content-Type": kind}, text, len(text))
                 return
             upstream = http.client.HTTPConnection(host, timeout=20)
             headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
@@ -185,9 +212,11 @@ def proxied(target: str) -> Iterator[Proxy]:
             upstream.request(self.command, self.path, body, headers)
             found = upstream.getresponse()
             data = found.read()
-            if made.unlisted and "list-type=2" in self.path:
-                data = re.sub(rb"<Contents>.*?</Contents>", made.listed, data, flags=re.DOTALL)
-                found.headers.replace_header("Content-Length", str(len(data)))
+            if made.unlisted and self.command == "GET":
+                shown = dialect.unlisted(self.path, data, made.unlisted)
+                if shown != data:
+                    data = shown
+                    del found.headers["Content-Length"]
             kept = {name: value for name, value in found.getheaders() if name.lower() not in _OF_THE_HOP}
             upstream.close()
             if fault is Fault.LOSE:

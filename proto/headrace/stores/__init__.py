@@ -1,4 +1,4 @@
-"""Stores that outputs lie in: local folders and buckets of S3, behind one port (`headrace.stores.port`).
+"""Stores that outputs lie in: local folders and object stores, behind one port (`headrace.stores.port`).
 
 What a store needs beyond this project is imported when an output lies in one.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from headrace.errors import BadJob, Fault
 from headrace.program import StorageOptions
 from headrace.stores.local import LocalStore
+from headrace.uris import is_object, scheme_of
 
 if TYPE_CHECKING:
     from headrace.stores.port import OutputStore
@@ -18,14 +19,14 @@ __all__ = ["is_object_store", "open_store"]
 
 def is_object_store(uri: str) -> bool:
     """Whether an output of this URI lies in an object store, not in a folder."""
-    return uri.startswith("s3://")
+    return is_object(uri)
 
 
 def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, staging: str = "") -> "OutputStore":
     """The store of one output.
 
     Args:
-        uri: an absolute path, or ``s3://BUCKET/PREFIX``.
+        uri: an absolute path, ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or ``abfss://CONTAINER@ACCOUNT.../PREFIX``.
         uid: the job's whose output it is; "" to read only.
         storage: how an object store is reached.
         staging: the staging folder that the coordinator names.
@@ -33,18 +34,26 @@ def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, s
     Raises:
         BadJob: it needs what isn't installed, or can't be reached as it is described.
     """
-    if not is_object_store(uri):
-        return LocalStore(Path(uri), uid, Path(staging) if staging else None)
+    scheme = scheme_of(uri)
     try:
-        from headrace.stores.s3 import S3Store
+        match scheme:
+            case "s3":
+                from headrace.stores.s3 import S3Store
+
+                return S3Store(uri, uid, storage or StorageOptions())
+            case "gs":
+                from headrace.stores.gcs import GcsStore
+
+                return GcsStore(uri, uid, storage or StorageOptions())
+            case "abfs" | "abfss":
+                from headrace.stores.azure import AzureStore
+
+                return AzureStore(uri, uid, storage or StorageOptions())
+            case _:
+                return LocalStore(Path(uri), uid, Path(staging) if staging else None)
     except ImportError as error:
-        raise BadJob(
-            [Fault("spec.sink.uri", f"{uri} needs a package that isn't installed: {error}", _INSTALL)]
-        ) from error
-    try:
-        return S3Store(uri, uid, storage or StorageOptions())
+        extra = "azure" if scheme.startswith("abfs") else {"gs": "gcs"}.get(scheme, scheme)
+        found = f"{uri} needs a package that isn't installed: {error}"
+        raise BadJob([Fault("spec.sink.uri", found, f"pip install 'headrace[{extra}]'")]) from error
     except OSError as error:
         raise BadJob([Fault("spec.sink.storage", str(error))]) from error
-
-
-_INSTALL = "pip install 'headrace[s3]'"
