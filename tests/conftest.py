@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from tests.hdfs.cluster_fixture import Cluster, Folder
     from tests.object_store.bucket_fixture import Proxy, TestBucket
 
 # Machines are shared: a slow moment is no failure. CI draws the same examples each time, people new ones.
@@ -45,4 +46,30 @@ def proxy(s3_url: str) -> "Iterator[Proxy]":
     from tests.object_store.bucket_fixture import proxied
 
     with proxied(s3_url) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def hdfs(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Cluster]":
+    """A real HDFS; skips where Java or Hadoop isn't there."""
+    from tests.hdfs.cluster_fixture import cluster
+
+    with cluster(tmp_path_factory.mktemp("hdfs")) as made:
+        yield made
+
+
+@pytest.fixture
+def hdfs_folder(hdfs: "Cluster") -> "Folder":
+    """A new folder there."""
+    from tests.hdfs.cluster_fixture import new_folder
+
+    return new_folder(hdfs)
+
+
+@pytest.fixture
+def hdfs_proxy(hdfs: "Cluster") -> "Iterator[Proxy]":
+    """What loses and refuses requests on their way there."""
+    from tests.hdfs.cluster_fixture import proxied
+
+    with proxied(hdfs) as made:
         yield made

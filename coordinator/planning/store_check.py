@@ -31,7 +31,10 @@ def store_faults(
     """What is wrong with an output in an object store; nothing where the store can't be asked now."""
     sink = job.spec.sink
     place = sink.uri.rstrip("/")
-    if not sink.uri.removeprefix("s3://").partition("/")[0]:
+    scheme, _, rest = place.partition("://")
+    if scheme == "hdfs" and not rest.partition("/")[2]:
+        return [Fault(_FIELD, f"{sink.uri} names no folder", "hdfs://HOST/PATH")]
+    if not rest.partition("/")[0] and scheme != "hdfs":
         return [Fault(_FIELD, f"{sink.uri} names no bucket", "s3://BUCKET/PREFIX")]
     faults = _overlap_faults(job, place, dataset) if is_source_known else []
     try:

@@ -20,8 +20,8 @@ def unbuilt(job: InferenceJob) -> list[Fault]:
     faults = [Fault(field_name(path), _NOT_YET, "leave it out") for path in _unbuilt_fields(job, ())]
     source = job.spec.source
     for uri in source.uri:
-        faults += _scheme("spec.source.uri", uri, ("file", "s3", *_HTTP))
-    faults += _scheme("spec.sink.uri", job.spec.sink.uri, ("file", "s3"))
+        faults += _scheme("spec.source.uri", uri, ("file", "s3", "hdfs", *_HTTP))
+    faults += _scheme("spec.sink.uri", job.spec.sink.uri, ("file", "s3", "hdfs"))
     for i, stage in enumerate(job.spec.pipeline):
         if stage.onnx:
             faults += _scheme(f"spec.pipeline[{i}].onnx", stage.onnx, ("file", "pkg"))

@@ -32,11 +32,15 @@ class CsvSpec(Strict):
 
 
 class StorageSpec(Strict):
-    """Where an object store is. Keys never stand here: the SDK's own chain finds them (environment, profile, role)."""
+    """Where a store is. Keys and tokens never stand here: they are found in the environment, a profile or a role."""
 
-    endpoint: str = Field(default="", description="URL of a store that speaks S3; default: AWS or the environment's.")
+    endpoint: str = Field(
+        default="",
+        description="URL of a store that speaks S3 (default: AWS or the environment's), of WebHDFS or of HttpFS "
+        "(default: port 9870 of the URI's host); several NameNodes with commas between.",
+    )
     region: str = Field(default="", description="Default: the environment's, or what the store says.")
-    anonymous: bool = Field(default=False, description="Requests aren't signed: for public buckets.")
+    anonymous: bool = Field(default=False, description="Requests aren't signed and name no user: for public buckets.")
 
     @field_validator("endpoint")
     @classmethod
@@ -52,7 +56,9 @@ class SourceSpec(Strict):
     format: Literal["parquet", "arrow", "csv", "jsonl", "files"] = Field(
         description="files: one row per file with the columns path, bytes, size and modified."
     )
-    uri: Strings = Field(description="A path, a glob or a list; relative to the job file; s3:// or http(s)://.")
+    uri: Strings = Field(
+        description="A path, a glob or a list; relative to the job file; s3://, hdfs:// or http(s)://."
+    )
     exclude: Strings = Field(default_factory=list, description="Globs of paths to leave out.")
     columns: list[str] | None = Field(
         default=None, description="Columns to read; default: what the pipeline and the sink name."

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
 from headrace.errors import InputChanged, SourceRefused, SourceUnavailable
@@ -110,7 +110,7 @@ class HttpFiles:
         self._urls = urls
         self._pacing = pacing
         self._budget = budget
-        self._connections = _Connections()
+        self._connections = Connections()
 
     def stat(self, path: str) -> Found | None:
         """Size and version, by one request for the first byte; None if there is no such file."""
@@ -312,7 +312,7 @@ def _time_ns(date: str) -> int | None:
         return None
 
 
-class _Connections(threading.local):
+class Connections(threading.local):
     """A thread's open connections, by scheme and host: a new one costs a round trip, or three with TLS."""
 
     def __init__(self) -> None:
@@ -369,3 +369,14 @@ class RangedFile(io.RawIOBase):
             if start <= begin and end <= start + len(data):
                 return data[begin - start : end - start]
         return self._fetch(begin, end)
+
+    def readall(self) -> bytes:
+        """The rest, in one request."""
+        return self.read(-1)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills `buffer` as far as the file goes."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)

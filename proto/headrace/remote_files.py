@@ -5,10 +5,14 @@ What a scheme needs is imported with its first path.
 
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from headrace.httpfile import Found, HttpFiles, Pacing, PlainUrls, Tail
 from headrace.program import StorageOptions
 from headrace.retries import RetryBudget
+
+if TYPE_CHECKING:
+    from headrace.hdfs_files import HdfsFiles
 
 
 class RemoteFiles:
@@ -23,7 +27,7 @@ class RemoteFiles:
         self._pacing = pacing or Pacing()
         self._budget = RetryBudget()
         self._lock = threading.Lock()
-        self._by_scheme: dict[str, HttpFiles] = {}
+        self._by_scheme: dict[str, HttpFiles | HdfsFiles] = {}
 
     def stat(self, path: str) -> Found | None:
         """Size and version, by one request; None if there is no such file."""
@@ -35,9 +39,12 @@ class RemoteFiles:
         What the store lists is the input: a file that it lists late is not read, and one that it lists and hasn't got
         is InputChanged, once it was asked for a few times.
         """
+        files = self._files(prefix)
+        if not isinstance(files, HttpFiles):
+            return files.list(prefix)
         from headrace.s3_urls import list_objects, split_path
 
-        return list_objects(self._files(prefix), *split_path(prefix))
+        return list_objects(files, *split_path(prefix))
 
     def tail(self, path: str, nbytes: int) -> Tail:
         """The last `nbytes` bytes and what the whole file is, by one request.
@@ -55,14 +62,18 @@ class RemoteFiles:
         """
         return self._files(path).range(path, begin, end, size=size, version=version)
 
-    def _files(self, path: str) -> HttpFiles:
-        scheme = "s3" if path.startswith("s3://") else "http"
+    def _files(self, path: str) -> "HttpFiles | HdfsFiles":
+        scheme = path.partition("://")[0]
         with self._lock:
             if scheme not in self._by_scheme:
                 if scheme == "s3":
                     from headrace.s3_urls import s3_files
 
                     self._by_scheme[scheme] = s3_files(self._storage, self._pacing, self._budget)
+                elif scheme == "hdfs":
+                    from headrace.hdfs_files import HdfsFiles
+
+                    self._by_scheme[scheme] = HdfsFiles(self._storage, self._pacing, self._budget)
                 else:
                     self._by_scheme[scheme] = HttpFiles(PlainUrls(), self._pacing, self._budget)
             return self._by_scheme[scheme]

@@ -1,4 +1,4 @@
-"""What every store of outputs must do, whatever it is: one suite for a local folder and a real S3 server."""
+"""What every store of outputs must do, whatever it is: one suite for a local folder, a real S3 server and a real HDFS."""
 
 import hashlib
 import json
@@ -47,10 +47,13 @@ class Place:
         return replace(self, uri="/".join(names) if not scheme else f"{scheme}://{'/'.join(names)}")
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "hdfs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
         return Place(str(tmp_path / "a" / "b" / "out"), StorageOptions())
+    if request.param == "hdfs":
+        folder = request.getfixturevalue("hdfs_folder")
+        return Place(f"{folder.uri}/a/b/out", folder.storage)
     bucket = request.getfixturevalue("bucket")
     return Place(f"s3://{bucket.name}/a/b/out", bucket.storage)
 

