@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from tests.hdfs.cluster_fixture import Cluster, Folder
+    from tests.hdfs.cluster_fixture import Cluster, Folder, HdfsProxy
     from tests.object_store.bucket_fixture import Proxy, TestBucket
 
 # Machines are shared: a slow moment is no failure. CI draws the same examples each time, people new ones.
@@ -67,7 +67,7 @@ def hdfs_folder(hdfs: "Cluster") -> "Folder":
 
 
 @pytest.fixture
-def hdfs_proxy(hdfs: "Cluster") -> "Iterator[Proxy]":
+def hdfs_proxy(hdfs: "Cluster") -> "Iterator[HdfsProxy]":
     """What loses and refuses requests on their way there."""
     from tests.hdfs.cluster_fixture import proxied
 

@@ -1,4 +1,4 @@
-"""What every store of outputs must do, whatever it is: one suite for a local folder, a real S3 server and a real HDFS."""
+"""What every store of outputs must do, whatever it is: one suite for a local folder, a real S3 and a real HDFS."""
 
 import hashlib
 import json

@@ -5,16 +5,16 @@ tests/hdfs/pom.xml; without them, or without Java, the tests that need it are sk
 """
 
 import contextlib
-import ctypes
 import getpass
 import http.client
 import itertools
 import json
 import os
+import re
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -26,13 +26,21 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
+from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
-from tests.object_store.bucket_fixture import HASTY, Fault, Proxy
+from headrace.retries import Patience
+from tests.object_store.bucket_fixture import Fault, Proxy
 
 FETCH = "mvn -q -B -f tests/hdfs/pom.xml dependency:copy-dependencies"
 PAGE_NAMES = 3
 """Names that the NameNode lists at once: few, so that tests see a second page."""
-_SETTINGS = {"dfs.ls.limit": PAGE_NAMES, "dfs.replication": 1, "dfs.client.socket-timeout": 10_000}
+_SETTINGS = {
+    "dfs.ls.limit": PAGE_NAMES,
+    "dfs.client.block.write.locateFollowingBlock.initial.delay.ms": 5,  # 400: how long every second file would take
+}
+HASTY = Pacing(Patience(tries=5, first_s=0.01, max_s=0.02, timeout_s=3.0))
+"""Waits that tests can afford."""
+
 _START_S = 60.0
 _numbers = itertools.count(1)
 
@@ -134,16 +142,16 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     rpc, web = _free_port(), _free_port()
     classpath = f"{jars()}/*"
     command = [
-        java(), "-Xmx384m", f"-Djava.io.tmpdir={folder / 'tmp'}", f"-Dtest.build.data={folder / 'data'}",
-        "-cp", classpath, "org.apache.hadoop.mapreduce.MiniHadoopClusterManager", "-nomr", "-format",
-        "-datanodes", "1", "-nnport", str(rpc), "-nnhttpport", str(web), "-writeConfig", str(ready),
+        sys.executable, "-c", _END_WITH_PARENT, java(),
+        "-Xmx384m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+        f"-Djava.io.tmpdir={folder / 'tmp'}", f"-Dtest.build.data={folder / 'data'}", "-cp", classpath,
+        "org.apache.hadoop.mapreduce.MiniHadoopClusterManager", "-nomr", "-format", "-datanodes", "1",
+        "-nnport", str(rpc), "-nnhttpport", str(web), "-writeConfig", str(ready),
         *(f"-D{name}={value}" for name, value in _SETTINGS.items()),
     ]  # fmt: skip
     with (
         open(folder / "log", "wb") as log,
-        subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_end_with_parent
-        ) as process,
+        subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
     ):
         try:
             end = time.monotonic() + _START_S
@@ -151,9 +159,18 @@ def cluster(folder: Path) -> Iterator[Cluster]:
                 text = (folder / "log").read_text()
                 assert process.poll() is None and time.monotonic() < end, f"HDFS didn't start: {text}"  # noqa: PT018
                 time.sleep(0.05)
-            yield Cluster(f"http://127.0.0.1:{web}", f"127.0.0.1:{rpc}", process.pid, classpath)
+            made = Cluster(f"http://127.0.0.1:{web}", f"127.0.0.1:{rpc}", process.pid, classpath)
+            new_folder(made).put("first", b"")  # takes some seconds, which no test's patience must cover
+            yield made
         finally:
             process.kill()
+
+
+@dataclass
+class HdfsProxy(Proxy):
+    """One that can also seem to be an HttpFS, which tells no ids of files."""
+
+    is_httpfs: bool = False
 
 
 def new_folder(there: Cluster) -> Folder:
@@ -162,9 +179,9 @@ def new_folder(there: Cluster) -> Folder:
 
 
 @contextlib.contextmanager
-def proxied(there: Cluster) -> Iterator[Proxy]:
+def proxied(there: Cluster) -> Iterator[HdfsProxy]:
     """A proxy before WebHDFS; requests to DataNodes come through it too."""
-    made = Proxy("")
+    made = HdfsProxy("")
 
     class Between(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -197,6 +214,8 @@ def proxied(there: Cluster) -> Iterator[Proxy]:
             if "Location" in kept:
                 to = urlsplit(kept["Location"])
                 kept["Location"] = f"{made.url}/~{to.netloc}{to.path}?{to.query}"
+            if made.is_httpfs:
+                data = re.sub(rb'"fileId":\d+,', b"", data)
             if fault is Fault.HANG:
                 time.sleep(2 * HASTY.patience.timeout_s)
             if fault in {Fault.LOSE, Fault.HANG}:
@@ -241,11 +260,16 @@ _ANSWERS = {
     Fault.REFUSE: (503, ""),
     Fault.FAIL: (500, "RuntimeException"),
     Fault.DENY: (403, "AccessControlException"),
+    Fault.STANDBY: (403, "StandbyException"),
+    Fault.NEGOTIATE: (401, ""),
 }
 
 
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also when the tests are killed
+_END_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also when the tests are killed
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def _free_port() -> int:

@@ -78,8 +78,8 @@ class HdfsStore:
         return Staging(self._client, self._staging, staged_name(name), self._part_bytes)
 
     def publish(self, file: Committed) -> None:
-        """Renames the staged file."""
-        self._publish(self._staging, file)
+        """Renames the staged file, which is as its writer, who calls this, finished it."""
+        self._publish(self._staging, file, is_own=True)
 
     def take(self, files: Iterable[Committed]) -> None:
         """Renames the staged files, so that their worker finds them no more."""
@@ -146,6 +146,7 @@ class HdfsStore:
             return False
         parent, _, last = path.rpartition("/")
         growing = Staging(self._client, self._hidden, f".{last}", self._part_bytes, makes_folder=True)
+        made = False
         try:
             sink = GrowingSink(growing)
             write(cast(BinaryIO, sink))
@@ -155,7 +156,8 @@ class HdfsStore:
             made = self._client.rename(f"{self._hidden}/{staged.name}", path)
             return made or self._is_renamed(staged, path, sink.tell())
         finally:
-            growing.discard()
+            if not made:
+                growing.discard()
 
     def open(self, name: str) -> BinaryIO:
         """The file, read in ranges of one version."""
@@ -220,14 +222,14 @@ class HdfsStore:
 
     # ------------------------------------------------------------------ inside
 
-    def _publish(self, folder: str, file: Committed) -> None:
+    def _publish(self, folder: str, file: Committed, *, is_own: bool = False) -> None:
         staged, final = _staged(file), self._path(file.name)
         source = f"{folder}/{staged.name}"
         with sink_errors(f"{self.place_of(file.name)} can't be published"):
-            found = self._client.status(source)
+            found = None if is_own else self._client.status(source)
             if found is not None and found.size != file.size:
                 raise StagingGone(f"{source} has {found.size} bytes where {file.size} were committed.")
-            if found is not None and self._client.rename(source, final):
+            if (found or is_own) and self._client.rename(source, final):
                 return
             # Looked at only now: a file that is gone from here has got its final name, or was taken and never will.
             if self._is_published(file, staged):
