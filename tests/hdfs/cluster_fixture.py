@@ -140,7 +140,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     (folder / "tmp").mkdir()
     ready = folder / "ready.xml"
     rpc, web = _free_port(), _free_port()
-    classpath = f"{jars()}/*"
+    (folder / "core-site.xml").write_text("<configuration/>")  # the shell wants one
+    classpath = f"{folder}:{jars()}/*"
     command = [
         sys.executable, "-c", _END_WITH_PARENT, java(),
         "-Xmx384m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",

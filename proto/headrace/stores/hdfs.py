@@ -128,10 +128,13 @@ class HdfsStore:
                 yield name.removeprefix(staged_name(f"{REJECTED}/"))
 
     def drop_staged(self) -> None:
-        """Deletes what was taken, and parts of manifests: who may write here, writes none now."""
+        """Deletes what was taken, and objects that a coordinator was killed at: who may write here, writes none now.
+
+        But no claims: another job may be making its own.
+        """
         self._client.delete(self._taken, deep=True)
-        loose = [path for path, _ in self._client.files(self._hidden, ".manifest-", deep=False) if MARK in path]
-        each(self._client.delete, loose)
+        hidden = self._client.files(self._hidden, ".", deep=False)
+        each(self._client.delete, [path for path, _ in hidden if MARK in path and "/.claim" not in path])
 
     # ------------------------------------------------------------------ objects
 
