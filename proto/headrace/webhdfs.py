@@ -11,6 +11,7 @@ to and come from DataNodes, whose addresses the NameNode names. No URL stands in
 Not here: outputs (`headrace.stores.hdfs`), input files (`headrace.hdfs_files`), who asks (`headrace.hdfs_identity`).
 """
 
+import contextlib
 import errno
 import http.client
 import json
@@ -264,7 +265,9 @@ class WebHdfs:
         # As it stands in a header: bytes of any name, which must be quoted to stand in a request.
         line = quote(f"{parts.path}?{parts.query}".encode("latin-1"), safe="/?%=&+:,;~!$'()*@[]")
         try:
-            connection.request(method, line, body, {"Content-Type": "application/octet-stream"} if body else {})
+            # A DataNode that refuses doesn't wait for the body: what it answered is there to be read.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, line, body, {"Content-Type": "application/octet-stream"} if body else {})
             response = connection.getresponse()
             data = response.read()
         except http.client.HTTPException as error:

@@ -75,12 +75,28 @@ class Cluster:
     pid: int
     classpath: str
 
-    def storage(self, url: str = "") -> StorageOptions:
-        return StorageOptions(endpoint=url or self.url)
+    @property
+    def storage(self) -> StorageOptions:
+        return StorageOptions(endpoint=self.url)
+
+    @property
+    def port_of_rpc(self) -> int:
+        return int(self.authority.rpartition(":")[2])
+
+    @property
+    def port_of_web(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     def shell(self, *args: str) -> str:
         """Hadoop's own `hadoop fs`, which speaks another protocol than WebHDFS."""
-        command = [java(), "-cp", self.classpath, "org.apache.hadoop.fs.FsShell", *args]
+        return self._main("org.apache.hadoop.fs.FsShell", *args)
+
+    def admin(self, *args: str) -> str:
+        """Hadoop's own `hdfs dfsadmin`."""
+        return self._main("org.apache.hadoop.hdfs.tools.DFSAdmin", "-fs", f"hdfs://{self.authority}", *args)
+
+    def _main(self, *args: str) -> str:
+        command = [java(), "-cp", self.classpath, *args]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -97,7 +113,7 @@ class Folder:
 
     @property
     def storage(self) -> StorageOptions:
-        return self.cluster.storage()
+        return self.cluster.storage
 
     def put(self, name: str, data: bytes) -> None:
         self._ask("PUT", name, "CREATE&overwrite=true", data)
@@ -135,20 +151,21 @@ class Folder:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Starts one whose data lies in `folder`."""
-    (folder / "tmp").mkdir()
+def cluster(folder: Path, again: Cluster | None = None) -> Iterator[Cluster]:
+    """Starts one whose data lies in `folder`, or starts one `again` that was killed."""
+    (folder / "tmp").mkdir(exist_ok=True)
     ready = folder / "ready.xml"
-    rpc, web = _free_port(), _free_port()
+    ready.unlink(missing_ok=True)
+    rpc, web = (_free_port(), _free_port()) if again is None else (again.port_of_rpc, again.port_of_web)
     (folder / "core-site.xml").write_text("<configuration/>")  # the shell wants one
     classpath = f"{folder}:{jars()}/*"
     command = [
         sys.executable, "-c", _END_WITH_PARENT, java(),
         "-Xmx384m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
         f"-Djava.io.tmpdir={folder / 'tmp'}", f"-Dtest.build.data={folder / 'data'}", "-cp", classpath,
-        "org.apache.hadoop.mapreduce.MiniHadoopClusterManager", "-nomr", "-format", "-datanodes", "1",
+        "org.apache.hadoop.mapreduce.MiniHadoopClusterManager", "-nomr", "-datanodes", "1",
         "-nnport", str(rpc), "-nnhttpport", str(web), "-writeConfig", str(ready),
-        *(f"-D{name}={value}" for name, value in _SETTINGS.items()),
+        *(["-format"] if again is None else []), *(f"-D{name}={value}" for name, value in _SETTINGS.items()),
     ]  # fmt: skip
     with (
         open(folder / "log", "wb") as log,
@@ -161,7 +178,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
                 assert process.poll() is None and time.monotonic() < end, f"HDFS didn't start: {text}"  # noqa: PT018
                 time.sleep(0.05)
             made = Cluster(f"http://127.0.0.1:{web}", f"127.0.0.1:{rpc}", process.pid, classpath)
-            new_folder(made).put("first", b"")  # takes some seconds, which no test's patience must cover
+            if again is None:
+                new_folder(made).put("first", b"")  # takes some seconds, which no test's patience must cover
             yield made
         finally:
             process.kill()

@@ -234,6 +234,25 @@ def test_what_a_user_may_not_read_is_refused(hdfs_folder: Folder, monkeypatch: p
             ask(f"{hdfs_folder.uri}/hidden/x")
 
 
+def test_a_refusal_is_no_outage_also_where_it_comes_before_the_body_has_gone(
+    hdfs: Cluster, hdfs_folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hdfs_folder.put("x", b"")
+    body = bytes(32 << 20)
+
+    def put() -> str:
+        client = WebHdfs(hdfs.authority, hdfs.storage, HASTY)
+        return client.put(lambda: f"{hdfs_folder.path}/y", body, makes_folders=False)
+
+    hdfs.admin("-setSpaceQuota", "1m", hdfs_folder.path)
+    with pytest.raises(OSError, match="DSQuotaExceededException") as raised:
+        put()
+    assert not isinstance(raised.value, StoreUnavailable)
+    monkeypatch.setenv("HADOOP_USER_NAME", "nobody")
+    with pytest.raises(PermissionError, match="Permission denied: user=nobody"):
+        put()
+
+
 def test_names_of_users_and_tokens_come_from_the_environment(
     store: HdfsStore, hdfs_folder: Folder, hdfs_proxy: HdfsProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,11 +1,14 @@
 """`headrace run` from HDFS into HDFS, a real one: complete once, whatever is away, lost or killed on the way."""
 
+import contextlib
 import io
 import itertools
 import json
 import os
 import random
 import signal
+import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.hdfs.cluster_fixture import Folder, HdfsProxy
+from tests.hdfs.cluster_fixture import Folder, HdfsProxy, cluster, new_folder, proxied
 from tests.integration.run_fixture import Site
 from tests.object_store.bucket_fixture import Fault
 
@@ -39,6 +42,17 @@ class HdfsSite:
         source = {"format": "parquet", "uri": f"{self.folder.uri}/in/*/*.parquet", "storage": storage}
         sink = {"format": "parquet", "uri": f"{self.folder.uri}/{OUT}", "storage": storage, "mode": mode}
         return self.site.job(source=source, sink=sink, name=f"job-{mode}", **spec)
+
+    def wait_stalled(self, job: str, running: "subprocess.Popen[str]") -> dict[str, Any]:
+        """Waits until the job says why it waits."""
+        end = time.monotonic() + 40
+        while time.monotonic() < end and running.poll() is None:
+            told = self.site.headrace("status", job, "-o", "json", "--state", str(self.site.state))
+            found = json.loads(told.stdout)["conditions"] if told.code == 0 else []
+            stalled: dict[str, Any] = next((each for each in found if each["type"] == "Stalled"), {})
+            if stalled.get("status"):
+                return stalled
+        raise AssertionError("the job doesn't wait" + self.site.logs())
 
     def check(self, times: int = 1) -> list[str]:
         """Every row is there so often, for `verify` and for Hadoop's own client with plain pyarrow."""
@@ -63,13 +77,17 @@ class HdfsSite:
 _numbers = itertools.count(1)
 
 
-@pytest.fixture
-def site(tmp_path: Path, hdfs_folder: Folder, hdfs_proxy: HdfsProxy) -> HdfsSite:
+def made_site(site: Site, folder: Folder, proxy: HdfsProxy) -> HdfsSite:
     for i in range(FILES):
         sink = io.BytesIO()
         pq.write_table(pa.table({"x": range(i * ROWS, (i + 1) * ROWS)}), sink, row_group_size=ROWS // 4)
-        hdfs_folder.put(f"in/day={i}/part.parquet", sink.getvalue())
-    return HdfsSite(Site(tmp_path), hdfs_folder, hdfs_proxy)
+        folder.put(f"in/day={i}/part.parquet", sink.getvalue())
+    return HdfsSite(site, folder, proxy)
+
+
+@pytest.fixture
+def site(tmp_path: Path, hdfs_folder: Folder, hdfs_proxy: HdfsProxy) -> HdfsSite:
+    return made_site(Site(tmp_path), hdfs_folder, hdfs_proxy)
 
 
 def test_a_folder_is_filled_added_to_and_replaced(site: HdfsSite) -> None:
@@ -173,12 +191,7 @@ def test_a_job_waits_out_a_cluster_that_is_away_and_spends_no_attempt(site: Hdfs
 
     site.proxy.fault = decide
     with site.site.start(site.job(retries={"attempts": 1}), "--workers", "2") as running:
-        stalled: dict[str, Any] = {}
-        end = time.monotonic() + 40
-        while not stalled.get("status") and time.monotonic() < end and running.poll() is None:
-            told = site.site.headrace("status", "job-fail", "-o", "json", "--state", str(site.site.state))
-            found = json.loads(told.stdout)["conditions"] if told.code == 0 else []
-            stalled = next((each for each in found if each["type"] == "Stalled"), {})
+        stalled = site.wait_stalled("job-fail", running)
         assert stalled["reason"] == "SourceUnavailable", site.site.logs()
         assert f"hdfs://{site.folder.cluster.authority} can't be read: " in stalled["message"]
         is_away = False
@@ -186,6 +199,32 @@ def test_a_job_waits_out_a_cluster_that_is_away_and_spends_no_attempt(site: Hdfs
     assert running.returncode == 0, stdout + stderr + site.site.logs()
     assert json.loads(stdout)["shards_quarantined"] == 0
     site.check()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_killed_and_started_again_costs_no_attempt(tmp_path: Path) -> None:
+    there = tmp_path / "hdfs"
+    there.mkdir()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(cluster(there))
+        site = made_site(Site(tmp_path / "site"), new_folder(first), stack.enter_context(proxied(first)))
+        published = threading.Event()
+
+        def decide(method: str, path: str) -> Fault:
+            if all(sign in path for sign in PUBLISH):
+                published.set()
+            return Fault.PASS
+
+        site.proxy.fault = decide
+        with site.site.start(site.job(retries={"attempts": 1}), "--workers", "2") as running:
+            assert published.wait(40), site.site.logs()
+            os.kill(first.pid, signal.SIGKILL)
+            site.wait_stalled("job-fail", running)
+            stack.enter_context(cluster(there, first))
+            stdout, stderr = running.communicate(timeout=90)
+        assert running.returncode == 0, stdout + stderr + site.site.logs()
+        assert json.loads(stdout)["shards_quarantined"] == 0
+        site.check()
 
 
 def killing(run: "psutil.Process", module: str) -> None:
