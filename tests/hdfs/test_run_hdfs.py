@@ -124,6 +124,9 @@ def test_a_folder_that_is_not_empty_is_a_bad_job_and_so_is_one_that_reads_itself
     other.write_text(other.read_text().replace(f"{site.folder.uri}/{OUT}", f"{site.folder.uri}/in/out"))
     ran = site.site.run(other)
     assert (ran.code, "would read its own output" in ran.text) == (42, True), ran.text
+    other.write_text(other.read_text().replace(f"{site.folder.uri}/in/out", "hdfs://somewhere/"))
+    ran = site.site.run(other)
+    assert (ran.code, "hdfs://somewhere/ names no folder" in ran.text) == (42, True), ran.text
 
 
 def test_a_token_is_nowhere_but_in_the_environment(site: HdfsSite) -> None:
