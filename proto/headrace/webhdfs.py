@@ -115,18 +115,12 @@ class WebHdfs:
             return None
 
     def listing(self, folder: str) -> Iterator[Status]:
-        """Files and folders in a folder; nothing where there is none."""
-        params: dict[str, str] = {}
-        while True:
-            try:
-                found = self._json("GET", folder, "LISTSTATUS_BATCH", params)["DirectoryListing"]
-            except (FileNotFoundError, NotADirectoryError):
-                return
-            page = [_status(item) for item in found["partialListing"]["FileStatuses"]["FileStatus"]]
-            yield from page
-            if not page or not found["remainingEntries"]:
-                return
-            params = {"startAfter": page[-1].name}
+        """Files and folders in a folder; nothing where there is none. One request: not all servers give pages."""
+        try:
+            found = self._json("GET", folder, "LISTSTATUS")["FileStatuses"]["FileStatus"]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        yield from map(_status, found)
 
     def files(self, folder: str, start: str = "", *, deep: bool = True) -> Iterator[tuple[str, Status]]:
         """Paths of the files below a folder that begin with its path and `start`; one request for each folder."""

@@ -34,7 +34,7 @@ from tests.object_store.bucket_fixture import Fault, Proxy
 
 FETCH = "mvn -q -B -f tests/hdfs/pom.xml dependency:copy-dependencies"
 PAGE_NAMES = 3
-"""Names that the NameNode lists at once: few, so that tests see a second page."""
+"""Names that the NameNode looks up at once, and gives to who asks for pages: few, so that every listing has more."""
 _SETTINGS = {
     "dfs.ls.limit": PAGE_NAMES,
     "dfs.client.block.write.locateFollowingBlock.initial.delay.ms": 5,  # 400: how long every second file would take

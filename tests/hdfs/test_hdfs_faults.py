@@ -343,7 +343,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_a_changed_input(
     assert len(hdfs_proxy.seen) <= 3  # none is made again
 
 
-def test_a_listing_is_whole_however_many_pages_it_has(files: RemoteFiles, hdfs_folder: Folder) -> None:
+def test_a_listing_is_whole_however_many_names_it_has(files: RemoteFiles, hdfs_folder: Folder) -> None:
     names = [f"{folder}/{i}" for folder in ("a", "b/c") for i in range(7)]
     for name in names:
         hdfs_folder.put(name, b"x")

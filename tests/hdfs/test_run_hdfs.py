@@ -100,7 +100,7 @@ def test_a_folder_is_filled_added_to_and_replaced(site: HdfsSite) -> None:
     assert not first & set(site.check())
 
 
-def test_a_job_reads_in_one_listing_and_asks_for_each_file_twice(site: HdfsSite) -> None:
+def test_a_job_lists_each_folder_once_and_asks_for_each_file_twice(site: HdfsSite) -> None:
     site.site.run_complete(site.job(), "--workers", "1")
     asked = Counter(
         line.partition("op=")[2].partition("&")[0]
@@ -108,8 +108,7 @@ def test_a_job_reads_in_one_listing_and_asks_for_each_file_twice(site: HdfsSite)
         if f"{site.folder.path}/in" in line and "namenoderpcaddress" not in line
     )
     # Footer and rows; each with a status after it, and one before the footer's.
-    # The folder's own listing has two pages.
-    assert asked == {"LISTSTATUS_BATCH": 2 + FILES, "GETFILESTATUS": 3 * FILES, "OPEN": 2 * FILES}
+    assert asked == {"LISTSTATUS": 1 + FILES, "GETFILESTATUS": 3 * FILES, "OPEN": 2 * FILES}
 
 
 def test_a_folder_that_is_not_empty_is_a_bad_job_and_so_is_one_that_reads_itself(site: HdfsSite) -> None:
