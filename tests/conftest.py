@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from tests.hdfs.cluster_fixture import Cluster, Folder, HdfsProxy
     from tests.object_store.bucket_fixture import Proxy, TestBucket
     from tests.object_store.cloud_fixture import Cloud, CloudBucket
 
@@ -94,3 +95,29 @@ def cloud(request: pytest.FixtureRequest) -> "Iterator[Cloud]":
     bucket: CloudBucket = request.getfixturevalue({"gs": "gcs_bucket", "abfss": "azure_container"}[request.param])
     with proxied(bucket.url, bucket.dialect) as proxy:
         yield Cloud(bucket, proxy)
+
+
+@pytest.fixture(scope="session")
+def hdfs(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Cluster]":
+    """A real HDFS; skips where Java or Hadoop isn't there."""
+    from tests.hdfs.cluster_fixture import cluster
+
+    with cluster(tmp_path_factory.mktemp("hdfs")) as made:
+        yield made
+
+
+@pytest.fixture
+def hdfs_folder(hdfs: "Cluster") -> "Folder":
+    """A new folder there."""
+    from tests.hdfs.cluster_fixture import new_folder
+
+    return new_folder(hdfs)
+
+
+@pytest.fixture
+def hdfs_proxy(hdfs: "Cluster") -> "Iterator[HdfsProxy]":
+    """What loses and refuses requests on their way there."""
+    from tests.hdfs.cluster_fixture import proxied
+
+    with proxied(hdfs) as made:
+        yield made

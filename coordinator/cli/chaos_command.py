@@ -93,7 +93,7 @@ def chaos(
     from coordinator.cli.chaos import ChaosOptions, Kind, run_chaos
     from coordinator.cli.plan import mistakes
     from coordinator.spec import examine_job
-    from headrace.stores import is_object_store
+    from headrace.uris import is_in_store
 
     environ = os.environ
     loaded = examine_job(job, sets_of(sets), environ)
@@ -101,7 +101,7 @@ def chaos(
     if loaded.faults:
         raise mistakes(loaded, folder, limit)
     sink = loaded.job.spec.sink
-    if is_object_store(sink.uri):
+    if is_in_store(sink.uri):
         kinds = tuple(kind for kind in kinds if kind is not Kind.FILL_OUTPUT_DISK)
         if not kinds:
             raise click.UsageError("fill-output-disk: the output lies on no disk.")

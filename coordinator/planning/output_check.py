@@ -17,8 +17,7 @@ from coordinator.spec import InferenceJob
 from coordinator.spec.job import scheme_of
 from headrace.errors import Fault
 from headrace.publish import HIDDEN, part_name
-from headrace.stores import is_object_store
-from headrace.uris import bucket_form
+from headrace.uris import bucket_form, is_in_store
 
 if TYPE_CHECKING:
     from headrace.dataset import Dataset  # with numpy, which the command line has no use for
@@ -38,8 +37,12 @@ def sink_faults(
     """
     uri = job.spec.sink.uri
     must_be_empty = is_mode_known and job.spec.sink.mode == "fail"
-    if is_object_store(uri):
-        if not uri.partition("://")[2].partition("/")[0]:
+    if is_in_store(uri):
+        bucket, _, path = uri.partition("://")[2].partition("/")
+        if scheme_of(uri) == "hdfs":  # whose host may stand in storage.endpoint alone
+            if not path.strip("/"):
+                return [Fault(_FIELD, f"{uri} names no folder", f"{bucket_form(uri)}/PATH")]
+        elif not bucket:
             return [Fault(_FIELD, f"{uri} names no bucket", f"{bucket_form(uri)}/PREFIX")]
         faults = store_faults(job.spec.sink, must_be_empty=must_be_empty)
     else:

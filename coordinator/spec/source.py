@@ -33,13 +33,15 @@ class CsvSpec(Strict):
 
 
 class StorageSpec(Strict):
-    """Where an object store is. Keys never stand here: the SDK's own chain finds them (environment, profile, role)."""
+    """Where a store is. Keys and tokens never stand here: they are found in the environment, a profile or a role."""
 
     endpoint: str = Field(
-        default="", description="URL of a store that speaks S3's, Google's or Azure's API; default: the provider's own."
+        default="",
+        description="URL of a store that speaks S3's, Google's or Azure's API (default: the provider's own), of "
+        "WebHDFS or of HttpFS (default: port 9870 of the URI's host); several NameNodes with commas between.",
     )
     region: str = Field(default="", description="Of S3. Default: the environment's, or what the store says.")
-    anonymous: bool = Field(default=False, description="Requests aren't signed: for public buckets.")
+    anonymous: bool = Field(default=False, description="Requests aren't signed and name no user: for public buckets.")
 
     @property
     def options(self) -> StorageOptions:
@@ -61,7 +63,7 @@ class SourceSpec(Strict):
         description="files: one row per file with the columns path, bytes, size and modified."
     )
     uri: Strings = Field(
-        description="A path, a glob or a list; relative to the job file; s3://, gs://, abfss:// or http(s)://."
+        description="A path, a glob or a list; relative to the job file; s3://, gs://, abfss://, hdfs:// or http(s)://."
     )
     exclude: Strings = Field(default_factory=list, description="Globs of paths to leave out.")
     columns: list[str] | None = Field(
@@ -76,7 +78,7 @@ class SourceSpec(Strict):
         "it counts as one where nobody knows how many it had.",
     )
     csv: CsvSpec = Field(default_factory=CsvSpec, description="Only for format csv.")
-    storage: StorageSpec = Field(default_factory=StorageSpec, description="Where an object store is.")
+    storage: StorageSpec = Field(default_factory=StorageSpec, description="Where the store is.")
 
     @field_validator("uri")
     @classmethod

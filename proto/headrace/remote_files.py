@@ -1,15 +1,19 @@
-"""Input files that lie on web servers and in object stores: listed, looked at, and read by ranges, whatever the scheme.
+"""Input files on web servers, in object stores and in HDFS: listed, looked at, and read by ranges, whatever the scheme.
 
 What a scheme needs is imported with its first path.
 """
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from headrace.httpfile import Found, HttpFiles, Pacing, PlainUrls, Tail
 from headrace.program import StorageOptions
 from headrace.retries import RetryBudget
 from headrace.uris import scheme_of
+
+if TYPE_CHECKING:
+    from headrace.hdfs_files import HdfsFiles
 
 
 class RemoteFiles:
@@ -24,14 +28,14 @@ class RemoteFiles:
         self._pacing = pacing or Pacing()
         self._budget = RetryBudget()
         self._lock = threading.Lock()
-        self._by_scheme: dict[str, HttpFiles] = {}
+        self._by_scheme: dict[str, HttpFiles | HdfsFiles] = {}
 
     def stat(self, path: str) -> Found | None:
         """Size and version, by one request; None if there is no such file."""
         return self._files(path).stat(path)
 
     def list(self, prefix: str) -> Iterator[Found]:
-        """The files of an object store whose paths begin with `prefix`, in the order of their names.
+        """The files of a store whose paths begin with `prefix`, in the order of their names.
 
         What the store lists is the input: a file that it lists late is not read, and one that it lists and hasn't got
         is InputChanged, once it was asked for a few times.
@@ -54,7 +58,7 @@ class RemoteFiles:
         """
         return self._files(path).range(path, begin, end, size=size, version=version)
 
-    def _files(self, path: str) -> HttpFiles:
+    def _files(self, path: str) -> "HttpFiles | HdfsFiles":
         scheme = scheme_of(path)
         with self._lock:
             if scheme not in self._by_scheme:
@@ -62,7 +66,7 @@ class RemoteFiles:
             return self._by_scheme[scheme]
 
 
-def _made(scheme: str) -> Callable[[StorageOptions, Pacing, RetryBudget], HttpFiles]:
+def _made(scheme: str) -> "Callable[[StorageOptions, Pacing, RetryBudget], HttpFiles | HdfsFiles]":
     match scheme:
         case "s3":
             from headrace.s3_urls import s3_files
@@ -76,11 +80,16 @@ def _made(scheme: str) -> Callable[[StorageOptions, Pacing, RetryBudget], HttpFi
             from headrace.azure_urls import azure_files
 
             return azure_files
+        case "hdfs":
+            from headrace.hdfs_files import HdfsFiles
+
+            return HdfsFiles
         case _:
             return lambda storage, pacing, budget: HttpFiles(PlainUrls(), pacing, budget)
 
 
-def _lister(scheme: str) -> Callable[[HttpFiles, str], Iterator[Found]]:
+def _lister(scheme: str) -> Callable[[Any, str], Iterator[Found]]:
+    """Lists what `_made` of the same scheme makes."""
     match scheme:
         case "gs":
             from headrace.gcs_urls import list_gcs
@@ -90,6 +99,10 @@ def _lister(scheme: str) -> Callable[[HttpFiles, str], Iterator[Found]]:
             from headrace.azure_urls import list_blobs
 
             return list_blobs
+        case "hdfs":
+            from headrace.hdfs_files import HdfsFiles
+
+            return HdfsFiles.list
         case _:
             from headrace.s3_urls import list_objects, split_path
 

@@ -1,7 +1,7 @@
 """What a path of an input file says about how it is reached."""
 
-OBJECT_STORES = ("s3", "gs", "abfs", "abfss")
-"""Schemes of stores that hold objects below prefixes and can list them."""
+STORES = ("s3", "gs", "abfs", "abfss", "hdfs")
+"""Schemes of stores behind a network that outputs lie in, and that can list what they have."""
 
 
 def scheme_of(path: str) -> str:
@@ -10,20 +10,25 @@ def scheme_of(path: str) -> str:
     return scheme if found else ""
 
 
-def is_object(path: str) -> bool:
-    """Whether `path` is the URI of an object, or of a prefix of some."""
-    return scheme_of(path) in OBJECT_STORES
+def is_in_store(path: str) -> bool:
+    """Whether `path` is the URI of an object, a prefix or a folder in one of STORES."""
+    return scheme_of(path) in STORES
 
 
 def is_remote(path: str) -> bool:
     """Whether `path` is a URI that is read over the network (`headrace.remote_files`)."""
-    return scheme_of(path) in ("http", "https", *OBJECT_STORES)
+    return scheme_of(path) in ("http", "https", *STORES)
 
 
 def bucket_form(path: str) -> str:
-    """How a URI of the store of `path` is written, for whoever named no bucket."""
-    scheme = scheme_of(path)
-    return f"{scheme}://CONTAINER@ACCOUNT.dfs.core.windows.net" if scheme.startswith("abfs") else f"{scheme}://BUCKET"
+    """How a URI of the store of `path` begins, for whoever named no bucket or host."""
+    match scheme_of(path):
+        case "abfs" | "abfss" as scheme:
+            return f"{scheme}://CONTAINER@ACCOUNT.dfs.core.windows.net"
+        case "hdfs":
+            return "hdfs://HOST"
+        case scheme:
+            return f"{scheme}://BUCKET"
 
 
 def store_of(path: str) -> str:

@@ -27,6 +27,7 @@ from headrace.dataset import Dataset
 from headrace.errors import BadJob, InputChanged
 from headrace.program import StorageOptions
 from sidecar.reader import Block, Cursor, Source, open_source
+from tests.hdfs.cluster_fixture import Folder
 from tests.integration.source_fixture import Csv, Spec, Storage, plan_source
 from tests.object_store.bucket_fixture import TestBucket
 from tests.object_store.cloud_fixture import CloudBucket
@@ -122,13 +123,19 @@ def in_cloud(cloud: CloudBucket) -> Place:
     )
 
 
+def in_hdfs(folder: Folder) -> Place:
+    return Place(folder.uri, folder.put, folder.remove, folder.storage)
+
+
 CLOUDS = {"gs": "gcs_bucket", "abfss": "azure_container"}
 
 
-@pytest.fixture(params=["local", "http", "s3", *CLOUDS])
+@pytest.fixture(params=["local", "http", "s3", *CLOUDS, "hdfs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "s3":
         yield in_bucket(request.getfixturevalue("bucket"))
+    elif request.param == "hdfs":
+        yield in_hdfs(request.getfixturevalue("hdfs_folder"))
     elif request.param in CLOUDS:
         yield in_cloud(request.getfixturevalue(CLOUDS[request.param]))
     elif request.param == "http":
@@ -138,8 +145,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         yield on_disk(tmp_path / "there")
 
 
-@pytest.fixture(params=["local", "s3", *CLOUDS])
+@pytest.fixture(params=["local", "s3", *CLOUDS, "hdfs"])
 def listed(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "hdfs":
+        return in_hdfs(request.getfixturevalue("hdfs_folder"))
     if request.param in CLOUDS:
         return in_cloud(request.getfixturevalue(CLOUDS[request.param]))
     return on_disk(tmp_path) if request.param == "local" else in_bucket(request.getfixturevalue("bucket"))

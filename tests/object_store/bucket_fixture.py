@@ -113,6 +113,8 @@ class Fault(Enum):
     FAIL = auto()  # 500; the store never sees it
     DENY = auto()  # 403 AccessDenied; the store never sees it
     MISS = auto()  # 404 NoSuchKey, as of an object that is listed before it can be read
+    STANDBY = auto()  # 403 StandbyException, as of a NameNode that isn't the active one
+    NEGOTIATE = auto()  # 401, as of a server that wants Kerberos
     HANG = auto()  # the store does it, and the answer comes when nobody waits any more
 
 

@@ -105,6 +105,11 @@ def test_an_output_without_a_bucket_is_refused(bucket: TestBucket, uri: str, for
     assert (fault.field, fault.expected) == ("spec.sink.uri", form)
 
 
+@pytest.mark.parametrize("uri", ["hdfs://", "hdfs:///", "hdfs://host", "hdfs://host//"])
+def test_an_output_in_hdfs_without_a_folder_is_refused(bucket: TestBucket, uri: str) -> None:
+    assert faults_of(bucket, uri) == [JobFault("spec.sink.uri", f"{uri} names no folder", "hdfs://HOST/PATH")]
+
+
 def test_an_output_without_a_container_is_refused(bucket: TestBucket) -> None:
     (fault,) = faults_of(bucket, "abfss://@acc.dfs.core.windows.net/x")
     assert fault.field == "spec.sink.storage"

@@ -63,6 +63,7 @@ ENVIRONMENT_READERS = {
     "sidecar/predictors.py",  # hands the environment on to the predictor host
     "coordinator/config.py",
     "coordinator/probing.py",  # likewise to the probe
+    "proto/headrace/hdfs_identity.py",  # as an SDK's chain of credentials does
     "coordinator/cli/chaos_command.py",
     "coordinator/cli/commands.py",
     "coordinator/cli/reject_commands.py",

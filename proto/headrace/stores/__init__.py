@@ -1,4 +1,4 @@
-"""Stores that outputs lie in: local folders and object stores, behind one port (`headrace.stores.port`).
+"""Stores that outputs lie in: local folders, object stores and HDFS, behind one port (`headrace.stores.port`).
 
 What a store needs beyond this project is imported when an output lies in one.
 """
@@ -9,26 +9,22 @@ from typing import TYPE_CHECKING
 from headrace.errors import BadJob, Fault
 from headrace.program import StorageOptions
 from headrace.stores.local import LocalStore
-from headrace.uris import is_object, scheme_of
+from headrace.uris import scheme_of
 
 if TYPE_CHECKING:
     from headrace.stores.port import OutputStore
 
-__all__ = ["is_object_store", "open_store"]
-
-
-def is_object_store(uri: str) -> bool:
-    """Whether an output of this URI lies in an object store, not in a folder."""
-    return is_object(uri)
+__all__ = ["open_store"]
 
 
 def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, staging: str = "") -> "OutputStore":
     """The store of one output.
 
     Args:
-        uri: an absolute path, ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or ``abfss://CONTAINER@ACCOUNT.../PREFIX``.
+        uri: an absolute path, ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX``,
+            ``abfss://CONTAINER@ACCOUNT.../PREFIX`` or ``hdfs://HOST/PATH``.
         uid: the job's whose output it is; "" to read only.
-        storage: how an object store is reached.
+        storage: how a store behind a network is reached.
         staging: the staging folder that the coordinator names.
 
     Raises:
@@ -49,6 +45,10 @@ def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, s
                 from headrace.stores.azure import AzureStore
 
                 return AzureStore(uri, uid, storage or StorageOptions())
+            case "hdfs":
+                from headrace.stores.hdfs import HdfsStore
+
+                return HdfsStore(uri, uid, storage or StorageOptions())
             case _:
                 return LocalStore(Path(uri), uid, Path(staging) if staging else None)
     except ImportError as error:

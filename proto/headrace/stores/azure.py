@@ -22,8 +22,9 @@ from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.publish import HIDDEN, StagingGone, parse_part_name
 from headrace.stores.azure_client import DROPPED, Blobs, NoSuchBlocks
-from headrace.stores.bucket_store import PART_BYTES, BucketStore, each
+from headrace.stores.bucket_store import PART_BYTES, BucketStore
 from headrace.stores.parts import Parts
+from headrace.stores.writing import each
 
 BLOCKS_GROW = 5_000
 """After so many blocks their size doubles: the store takes 50,000 of them."""

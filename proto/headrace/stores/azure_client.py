@@ -22,8 +22,9 @@ from headrace.azure_urls import refusal_of
 from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.retries import RetryBudget
-from headrace.stores.bucket_store import PATIENCE, TOKEN, Head, each
+from headrace.stores.bucket_store import TOKEN, Head
 from headrace.stores.rest import Answer, Rest
+from headrace.stores.writing import PATIENCE, each
 
 DROPPED = "dropped"
 """The token of the empty blob that takes the place of blocks, for as long as it takes to delete it."""

@@ -11,34 +11,21 @@ finding that it is gone.
 An object is known for one's own by a random token in its metadata: also when the answer to its making was lost.
 """
 
-import contextlib
 import io
 import secrets
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import BinaryIO, Protocol, TypeVar, cast
+from functools import partial
+from typing import BinaryIO, Protocol, cast
 
-from headrace.errors import SinkError, SinkUnavailable
+from headrace.errors import SinkError
 from headrace.httpfile import RangedFile
-from headrace.retries import Patience
-from headrace.stores.port import Committed, Growing, StoreUnavailable
-
-T = TypeVar("T")
+from headrace.stores.port import Committed, Growing
+from headrace.stores.writing import READ_BYTES, GrowingSink, each, sink_errors
 
 PART_BYTES = 8 << 20
 """Of a file's first parts. Files up to this are one part."""
-PUBLISHES_AHEAD = 32
-"""Requests asked for beyond the one that is waited for."""
-UPLOADERS = 16
-"""Requests of uploads and of publishing under way at once in one process."""
-READ_BYTES = 4 << 20
-"""Of one ranged read."""
-PATIENCE = Patience(tries=8, first_s=0.1)
-"""Of an output's requests: more tries than a reader's, the first of them sooner."""
 DELETED_MAX = 1000
 """Objects that are deleted together."""
 TOKEN = "headrace-upload"
@@ -196,7 +183,7 @@ class BucketStore(ABC):
         """As `create`, or, if it is longer than a part, a staged file that is published at once."""
         growing = self._growing(name)
         try:
-            sink = _Sink(growing)
+            sink = GrowingSink(growing)
             write(cast(BinaryIO, sink))
             body = growing.unsent()
             if body is not None:
@@ -289,59 +276,3 @@ def is_made(objects: Objects, key: str, token: str, size: int) -> bool:
     if (found.size, found.token) != (size, token):
         raise NameTaken(f"{objects.place}/{key} exists with other content; it is not overwritten.")
     return True
-
-
-class _Sink(io.RawIOBase):
-    """A file object over something that grows."""
-
-    def __init__(self, growing: Growing) -> None:
-        super().__init__()
-        self._growing = growing
-        self._size = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._size
-
-    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
-        view = memoryview(data).cast("B")
-        self._growing.append(view)
-        self._size += len(view)
-        return len(view)
-
-
-@cache
-def uploaders() -> ThreadPoolExecutor:
-    """Threads of this process that wait for answers of stores."""
-    return ThreadPoolExecutor(UPLOADERS, "upload")
-
-
-def each(work: Callable[[T], None], items: Iterable[T]) -> None:
-    """Does `work` for all items, several at once; the first error is raised when those under way have ended."""
-    running: deque[Future[None]] = deque()
-    try:
-        for item in items:
-            running.append(uploaders().submit(work, item))
-            if len(running) > PUBLISHES_AHEAD:
-                running.popleft().result()
-        while running:
-            running.popleft().result()
-    finally:
-        for future in running:
-            future.cancel()
-        for future in running:
-            if not future.cancelled():
-                future.exception()
-
-
-@contextlib.contextmanager
-def sink_errors(what: str) -> Iterator[None]:
-    """Errors of a store as the output's."""
-    try:
-        yield
-    except StoreUnavailable as error:
-        raise SinkUnavailable(f"{what}: {error}") from error
-    except OSError as error:
-        raise SinkError(f"{what}: {error}") from error

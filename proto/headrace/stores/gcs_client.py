@@ -24,9 +24,10 @@ from headrace.google_auth import google_signer, object_url, objects_url
 from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.retries import RetryBudget
-from headrace.stores.bucket_store import PATIENCE, TOKEN, Head, each
+from headrace.stores.bucket_store import TOKEN, Head
 from headrace.stores.port import StoreUnavailable
 from headrace.stores.rest import Answer, Rest
+from headrace.stores.writing import PATIENCE, each
 
 COMPOSED_MAX = 32
 """Objects that one request puts together, as many as the store takes."""

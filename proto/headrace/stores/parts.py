@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from concurrent.futures import Future
 
-from headrace.stores.bucket_store import uploaders
+from headrace.stores.writing import uploaders
 
 PARTS_AHEAD = 2
 """Of one file, under way at once while the next one fills."""
@@ -14,9 +14,10 @@ PARTS_AHEAD = 2
 class Parts(ABC):
     """Used by one thread at a time; parts go out in others."""
 
-    def __init__(self, part_bytes: int) -> None:
+    def __init__(self, part_bytes: int, parts_ahead: int = PARTS_AHEAD) -> None:
         """`part_bytes` is the size of the first parts."""
         self._part_bytes = part_bytes
+        self._parts_ahead = parts_ahead
         self._buffer = bytearray()
         self._running: deque[tuple[int, Future[str]]] = deque()
         self._number = 0  # of the next part
@@ -70,7 +71,7 @@ class Parts(ABC):
     def _send(self) -> None:
         if not self._number:
             self._begin()
-        while len(self._running) >= PARTS_AHEAD:
+        while len(self._running) >= self._parts_ahead:
             self._collect()
         body, self._buffer = bytes(self._buffer), bytearray()
         self._running.append((self._number, uploaders().submit(self._put, self._number, body)))

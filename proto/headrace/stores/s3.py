@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator
 from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.publish import HIDDEN, StagingGone, parse_part_name
-from headrace.stores.bucket_store import PART_BYTES, BucketStore, each, sink_errors
+from headrace.stores.bucket_store import PART_BYTES, BucketStore
 from headrace.stores.port import Committed
 from headrace.stores.s3_client import BadUpload, Bucket
 from headrace.stores.s3_upload import Staging, abort, complete, is_parked, parked_from
+from headrace.stores.writing import each, sink_errors
 
 
 class S3Store(BucketStore):

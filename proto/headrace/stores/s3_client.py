@@ -26,8 +26,9 @@ from botocore import UNSIGNED
 from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
 from headrace.retries import RetryBudget
-from headrace.stores.bucket_store import PATIENCE, TOKEN, Head
+from headrace.stores.bucket_store import TOKEN, Head
 from headrace.stores.port import StoreUnavailable
+from headrace.stores.writing import PATIENCE
 
 T = TypeVar("T")
 
