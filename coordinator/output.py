@@ -94,7 +94,9 @@ class Output:
             try:
                 self.store.make()
             except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-                fault = Fault(FIELD, f"{self.place} can't be made: {error.strerror}", "a folder that can be written")
+                fault = Fault(
+                    FIELD, f"{self.place} can't be made: {error.strerror or error}", "a folder that can be written"
+                )
                 raise BadJob([fault]) from error
             body = json.dumps(self._claim).encode() + b"\n"
             made = self.store.create(CLAIM, body)

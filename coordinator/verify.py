@@ -39,8 +39,9 @@ from headrace.dataset import corrupt_fault, corrupt_rows
 from headrace.errors import SinkError
 from headrace.program import StorageOptions
 from headrace.publish import HIDDEN, REJECTED, parse_part_name, stream_digest
-from headrace.stores import check_plain, is_object_store, open_store
+from headrace.stores import check_plain, open_store
 from headrace.stores.port import OutputStore
+from headrace.uris import is_in_store
 
 FINDINGS_MAX = 1000
 """Findings that are listed, and corrupt ranges; more are only counted."""
@@ -99,15 +100,15 @@ def verify(output: Path | str, storage: StorageOptions | None = None) -> Report:
     """Checks an output against its newest manifest and that one's bases. Raises nothing about the output.
 
     Args:
-        output: a folder, or the URI of an object store.
-        storage: how an object store is reached.
+        output: a folder, or the URI of one in a store.
+        storage: how that store is reached.
 
     Raises:
         BadJob: the store can't be used as it is described.
         SinkError: it can't be listed.
     """
     check_plain("the output", str(output))
-    output = str(output if is_object_store(str(output)) else Path(output))
+    output = str(output if is_in_store(str(output)) else Path(output))
     store = open_store(output, storage=storage)
     report = Report(output)
     try:
@@ -124,7 +125,7 @@ def verify(output: Path | str, storage: StorageOptions | None = None) -> Report:
 
 
 def _why_none(output: str) -> str:
-    if is_object_store(output) or os.path.isdir(output):
+    if is_in_store(output) or os.path.isdir(output):
         return "has no manifest: no job was finished there"
     return "isn't a folder" if os.path.exists(output) else "doesn't exist"
 

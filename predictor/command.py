@@ -19,6 +19,7 @@ def main(arguments: List[str]) -> int:
     host.add_argument("--kind", required=True, choices=("onnx", "python"))
     host.add_argument("--memory-bytes", type=int, help="what its predictors may hold; default: what there is")
     host.add_argument("--lifeline", action="store_true", help="end when stdin ends")
+    host.add_argument("--sweep", action="store_true", help="remove the socket at the end, and its folder if empty")
     probe = commands.add_parser("probe", help="print inputs and outputs of a stage as JSON")
     probe.add_argument("stage", help="StageProgram as JSON")
     probe.add_argument("--lifeline", action="store_true", help="end when stdin ends")
@@ -46,7 +47,10 @@ def _host(options: argparse.Namespace) -> int:
             print(f"onnxruntime can't be imported: {error}", file=sys.stderr)
     gc.collect()
     gc.freeze()  # what is imported stays shared with the forks
-    return host.Host(options.stage, listener, 0 if options.lifeline else None, options.memory_bytes).run()
+    status = host.Host(options.stage, listener, 0 if options.lifeline else None, options.memory_bytes).run()
+    if options.sweep:
+        host.sweep(options.socket)
+    return status
 
 
 def _probe(options: argparse.Namespace) -> int:

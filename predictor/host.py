@@ -52,6 +52,14 @@ def listen(path: str) -> socket.socket:
     return listener
 
 
+def sweep(path: str) -> None:
+    """Removes a socket that is this host's alone, and its folder if nothing else is in it: the sidecar may be dead."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(os.path.abspath(path)))
+
+
 class Host:
     """The host's loop."""
 

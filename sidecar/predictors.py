@@ -162,7 +162,8 @@ class Host:
         """Starts the host process and connects to it; it goes on importing while predictors are added.
 
         Args:
-            socket_folder: where the socket ``<stage>.sock`` is made, of mode 0700.
+            socket_folder: where the socket ``<stage>.sock`` is made, of mode 0700; this sidecar's alone, and removed
+                by the last host to end if nothing else is in it.
             env: added to this process's own environment (HEADRACE_JOB, HEADRACE_WORKER).
             memory_bytes: what all predictors of the stage may hold; None: what the machine or the container has.
 
@@ -176,7 +177,7 @@ class Host:
             command += ["--memory-bytes", str(memory_bytes)]
         # Popen takes a millisecond; asyncio's own way would start a thread to wait for the end.
         host._host = subprocess.Popen(  # noqa: ASYNC220
-            [*command, "--lifeline"],
+            [*command, "--lifeline", "--sweep"],
             env={**os.environ, **env, "HEADRACE_STAGE": stage.name},
             stdin=subprocess.PIPE,  # the lifeline: it ends with this process, even if the host isn't connected yet
             stdout=2,  # a log: our own standard output may be a document

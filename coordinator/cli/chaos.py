@@ -7,7 +7,8 @@
       └── verifies the output, prints               (chaos_report)
 
 One fault at a time, or up to N together; the next falls when the last are recovered from. The same seed draws the same
-kinds, pauses and victims in the same order; when they fall is up to the machine.
+kinds, pauses and victims in the same order; when they fall is up to the machine. A run that is killed is followed by
+the same command, and nothing of it may be left.
 
 What is broken on purpose is charged to nobody: the run starts its processes again however often they die, and a shard
 has as many attempts as a ledger can count.
@@ -21,15 +22,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from random import Random
 from typing import Any
 
 from coordinator.cli.chaos_recovery import Sight, Watcher
 from coordinator.cli.chaos_report import Broken, chaos_json, chaos_lines
-from coordinator.cli.chaos_victims import Tree, is_alive, kill_and_tear, look, send, set_file_limit
+from coordinator.cli.chaos_victims import Predictor, Tree, below, is_alive, kill_and_tear, look, send, set_file_limit
 from coordinator.cli.show import say, text_of, warn
 from coordinator.cli.state import JobFolder
+from headrace.program import StorageOptions
 from headrace.words import ExitCode, Reason
 
 
@@ -47,6 +48,7 @@ class Kind(StrEnum):
     TEAR_LEDGER = "tear-ledger"
     FILL_LEDGER_DISK = "fill-ledger-disk"
     FILL_OUTPUT_DISK = "fill-output-disk"
+    KILL_RUN = "kill-run"
 
 
 MEANINGS = {
@@ -61,12 +63,15 @@ MEANINGS = {
     Kind.TEAR_LEDGER: "kill -9 of the coordinator with half a write at the end of its ledger",
     Kind.FILL_LEDGER_DISK: "the coordinator can write no more",
     Kind.FILL_OUTPUT_DISK: "a sidecar can write no more for a while; a job that fails of it is continued",
+    Kind.KILL_RUN: "kill -9 of `headrace run` itself; nothing of it may be left, and the same command continues",
 }
 PREDICTORS = (Kind.KILL_PREDICTOR, Kind.PAUSE_PREDICTOR)
 SIDECARS = (Kind.KILL_HOST, Kind.KILL_SIDECAR, Kind.STOP_SIDECAR, Kind.PAUSE_SIDECAR, Kind.FILL_OUTPUT_DISK)
 
 RECOVERED_TIMEOUT_S = 60.0
 """A fault from which the run hasn't recovered by then is reported as such, and the next one falls."""
+LEFT_TIMEOUT_S = 10.0
+"""For what a killed run started to end, once nothing of it is stopped."""
 PAUSE_MIN_S = 0.1
 DISK_FULL_MAX_S = 0.5
 LOOK_S = 0.005
@@ -80,6 +85,7 @@ class ChaosOptions:
     run_arguments: Sequence[str]  # of `headrace run`, the job first
     folder: JobFolder
     job: str
+    storage: StorageOptions  # of the output
     kinds: tuple[Kind, ...]
     every_s: float
     pause_max_s: float
@@ -106,7 +112,10 @@ class _Chaos:
         self._stopped: set[int] = set()  # pids under SIGSTOP
         self._run_pid = 0
         self._has_filled_disk = False  # since the run began
-        self._is_interrupted = False
+        self._has_killed_run = False  # likewise
+        self._tearing = asyncio.Lock()  # meanwhile no run begins: its coordinator would open the ledger that is torn
+        self._outlived: list[str] = []  # what a killed run has left
+        self._interrupt = 0  # the signal
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -116,13 +125,21 @@ class _Chaos:
         strokes: asyncio.Task[None] | None = None
         try:
             while True:
-                process = await self._start(arguments)
+                async with self._tearing:
+                    process = await self._start(arguments)
                 strokes = strokes or asyncio.create_task(self._strike_on(), name="strokes")
                 out = (await process.communicate())[0].decode()
-                assert process.returncode is not None
-                if not self._failed_of_a_full_disk(process.returncode, out):
+                code = process.returncode
+                assert code is not None
+                if self._has_killed_run and code == -signal.SIGKILL:
+                    self._has_killed_run = False
+                    if self._interrupt:
+                        code = 128 + self._interrupt
+                        break
+                elif self._failed_of_a_full_disk(code, out):
+                    warn("The job failed of the full disk, as it should; the same command continues it.")
+                else:
                     break
-                warn("The job failed of the full disk, as it should; the same command continues it.")
                 arguments = [part for part in arguments if part != "--again"]
         finally:
             if strokes is not None:
@@ -130,7 +147,7 @@ class _Chaos:
                 await asyncio.gather(strokes, return_exceptions=True)
             self._let_go()
             self._watcher.close()
-        return self._conclude(process.returncode, out)
+        return self._conclude(code, out)
 
     async def _start(self, arguments: Sequence[str]) -> asyncio.subprocess.Process:
         command = [sys.executable, "-c", "from coordinator.cli import main; main()", "run", *arguments]
@@ -149,14 +166,14 @@ class _Chaos:
 
     def _failed_of_a_full_disk(self, code: int, out: str) -> bool:
         """Whether the job failed because this process let no output be written; then there is space again by now."""
-        if code != ExitCode.FAILED or not out or not self._has_filled_disk or self._is_interrupted:
+        if code != ExitCode.FAILED or not out or not self._has_filled_disk or self._interrupt:
             return False
         self._has_filled_disk = False
         failed = [x for x in json.loads(out)["conditions"] if x["type"] == "Failed" and x["status"]]
         return any(x["reason"] == Reason.SINK_FAILED for x in failed)
 
     def _pass_on(self, number: int) -> None:
-        self._is_interrupted = True
+        self._interrupt = number
         self._let_go()
         send(self._run_pid, signal.Signals(number))
 
@@ -171,10 +188,10 @@ class _Chaos:
         from coordinator.verify import verify
 
         job: dict[str, Any] = json.loads(out)
-        report = verify(Path(job["output"])) if code == ExitCode.DONE else None
-        plain = chaos_json(self._options.seed, self._broken, job, report)
+        report = verify(job["output"], self._options.storage) if code == ExitCode.DONE else None
+        plain = chaos_json(self._options.seed, self._broken, job, report, self._outlived)
         say(text_of(plain, self._options.output, chaos_lines))
-        if code == ExitCode.DONE and not plain["is_nothing_lost"]:
+        if code == ExitCode.DONE and (self._outlived or not plain["is_nothing_lost"]):
             return ExitCode.FAILED
         return code
 
@@ -218,12 +235,14 @@ class _Chaos:
             before = tree.predictors_of(victim.host)
             if not send(victim.pid, signal.SIGKILL):
                 return None
-            recovered_s = await self._until(lambda: self._is_replaced(victim.host, before), at)
+            recovered_s = await self._until(lambda: self._is_replaced(victim, before), at)
             return Broken(kind, what, at - self._begun, recovered_s, alone)
         if kind in SIDECARS:
             workers = sorted(tree.sidecars)
             worker = workers[int(which * len(workers))]
             return await self._strike_worker(kind, worker, pause_s, tree, sight, alone=alone)
+        if kind is Kind.KILL_RUN:
+            return await self._kill_run(sight, alone=alone)
         what = f"process {coordinator}"
         match kind:
             case Kind.PAUSE_COORDINATOR:
@@ -233,9 +252,10 @@ class _Chaos:
                 recovered_s = await self._until_sight(lambda seen: seen.is_working, at)
                 return Broken(kind, what, at - self._begun, recovered_s, alone)
             case Kind.TEAR_LEDGER:
-                struck = await asyncio.to_thread(
-                    kill_and_tear, self._run_pid, coordinator, self._options.folder.ledger, self._random
-                )
+                async with self._tearing:
+                    struck = await asyncio.to_thread(
+                        kill_and_tear, self._run_pid, coordinator, self._options.folder.ledger, self._random
+                    )
             case Kind.FILL_LEDGER_DISK:
                 struck = set_file_limit(coordinator, 0)
             case _:
@@ -278,6 +298,29 @@ class _Chaos:
         )
         return Broken(kind, what, at - self._begun, recovered_s, alone)
 
+    async def _kill_run(self, sight: Sight, *, alone: bool) -> Broken | None:
+        """Kills the run; `run` starts the next one at once, also while the last one's processes still end."""
+        run, at = self._run_pid, time.monotonic()
+        left = below(run)
+        self._has_killed_run = True
+        if not send(run, signal.SIGKILL):
+            return None
+        what = f"process {run}, {len(left)} processes below it"
+        waits = [self._wait_ended(left), self._until_sight(lambda seen: seen.term > sight.term and seen.is_working, at)]
+        _, recovered_s = await asyncio.gather(*waits)
+        return Broken(Kind.KILL_RUN, what, at - self._begun, recovered_s, alone)
+
+    async def _wait_ended(self, left: Mapping[int, str]) -> None:
+        """Waits until these processes have ended; notes those that don't."""
+        stopped_at = time.monotonic()
+        while still := {pid: name for pid, name in left.items() if is_alive(pid, name)}:
+            now = time.monotonic()
+            stopped_at = now if self._stopped & still.keys() else stopped_at
+            if now - stopped_at > LEFT_TIMEOUT_S:
+                self._outlived += [f"process {pid}" for pid in still]
+                return
+            await asyncio.sleep(LOOK_S)
+
     async def _pause(self, pid: int, seconds: float) -> bool:
         if not send(pid, signal.SIGSTOP):
             return False
@@ -292,9 +335,12 @@ class _Chaos:
 
     # ------------------------------------------------------------------ recovery
 
-    def _is_replaced(self, host: int, before: frozenset[int]) -> bool:
-        now = look(self._run_pid).predictors_of(host)
-        return bool(now - before) and len(now) >= len(before)
+    def _is_replaced(self, victim: Predictor, before: frozenset[int]) -> bool:
+        tree = look(self._run_pid)
+        # Another fault may have taken its host: then the worker's next one counts.
+        is_there = victim.host in tree.hosts
+        hosts = [host for host, of in tree.hosts.items() if (host == victim.host if is_there else of == victim.worker)]
+        return any(now - before and len(now) >= len(before) for now in map(tree.predictors_of, hosts))
 
     async def _until(self, is_well: Callable[[], bool], since: float) -> float | None:
         while time.monotonic() - since < RECOVERED_TIMEOUT_S:

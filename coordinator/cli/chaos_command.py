@@ -90,15 +90,21 @@ def chaos(
     output: str,
 ) -> int:  # fmt: skip
     """Run JOB while breaking its processes, its ledger and its disk; show how long each recovery took."""
-    from coordinator.cli.chaos import ChaosOptions, run_chaos
+    from coordinator.cli.chaos import ChaosOptions, Kind, run_chaos
     from coordinator.cli.plan import mistakes
     from coordinator.spec import examine_job
+    from headrace.uris import is_in_store
 
     environ = os.environ
     loaded = examine_job(job, sets_of(sets), environ)
     folder = job_folder(state_folder(state, environ), loaded.job.metadata.name)
     if loaded.faults:
         raise mistakes(loaded, folder, limit)
+    sink = loaded.job.spec.sink
+    if is_in_store(sink.uri):
+        kinds = tuple(kind for kind in kinds if kind is not Kind.FILL_OUTPUT_DISK)
+        if not kinds:
+            raise click.UsageError("fill-output-disk: the output lies on no disk.")
     arguments = [str(job), "--workers", str(workers), "--state", str(state_folder(state, environ))]
     arguments += [] if limit is None else ["--limit", str(limit)]
     arguments += [part for pair in sets for part in ("--set", pair)] + (["--again"] if again else [])
@@ -106,6 +112,7 @@ def chaos(
         run_arguments=arguments,
         folder=folder,
         job=loaded.job.metadata.name,
+        storage=sink.storage.options,
         kinds=kinds,
         every_s=every_s,
         pause_max_s=pause_s,

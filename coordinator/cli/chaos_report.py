@@ -20,6 +20,7 @@ UNTIL = {
     "pause-sidecar": "woken, the worker holds leases",
     "fill-output-disk": "with space again, the worker holds leases",
     "pause-coordinator": "woken, it answers and leases are held",
+    "kill-run": "the same command, given again, holds leases",
 }
 UNTIL_TERM = "another coordinator answers and leases are held"
 
@@ -53,8 +54,15 @@ def recoveries(broken: Sequence[Broken]) -> list[dict[str, Any]]:
     return rows
 
 
-def chaos_json(seed: int, broken: Sequence[Broken], job: Mapping[str, Any], report: Report | None) -> dict[str, Any]:
-    """All of it as plain values. `report`: of an output that the run says is complete."""
+def chaos_json(
+    seed: int, broken: Sequence[Broken], job: Mapping[str, Any], report: Report | None, outlived: Sequence[str]
+) -> dict[str, Any]:
+    """All of it as plain values.
+
+    Args:
+        report: of an output that the run says is complete.
+        outlived: processes that a killed run has left.
+    """
     accounted = job["rows_out"] + job["rows_filtered"] + job["rows_rejected"]
     is_whole = report is not None and report.is_proven and report.rows_read >= job["rows_read"] == accounted
     return {
@@ -65,6 +73,7 @@ def chaos_json(seed: int, broken: Sequence[Broken], job: Mapping[str, Any], repo
         "recoveries": recoveries(broken),
         "is_nothing_lost": is_whole,
         "findings": [] if report is None else [f"{x.kind}: {x.message}" for x in report.findings],
+        "outlived": list(outlived),
         "job": dict(job),
     }
 
@@ -87,6 +96,7 @@ def chaos_lines(plain: Mapping[str, Any]) -> list[str]:
         failed = [x for x in job["conditions"] if x["type"] == "Failed" and x["status"]]
         lines += [f"  {x['reason']}: {x['message']}" for x in failed]
         lines += [f"  {finding}" for finding in plain["findings"]]
+    lines += [f"A killed run has left {name}." for name in plain["outlived"]]
     return lines
 
 

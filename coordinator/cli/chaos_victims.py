@@ -81,12 +81,32 @@ def _arguments(pid: int) -> list[str]:
         return []
 
 
-def is_alive(pid: int) -> bool:
-    """Whether the process runs or could run again; a zombie can't."""
+def is_alive(pid: int, since: str = "") -> bool:
+    """Whether the process runs or could run again; a zombie can't. `since`: it is no other than `below` found."""
+    fields = _stat(pid)
+    return bool(fields) and fields[0] not in "ZX" and since in ("", fields[_START_TIME])
+
+
+def below(pid: int) -> dict[int, str]:
+    """All processes that stem from this one and live, with their start times: a number may be given again."""
+    found: dict[int, str] = {}
+    parents = [pid]
+    while parents:
+        for child in _children(parents.pop()):
+            if fields := _stat(child):
+                found[child] = fields[_START_TIME]
+                parents.append(child)
+    return found
+
+
+_START_TIME = 19  # field 22 of proc_pid_stat(5), counted from the state
+
+
+def _stat(pid: int) -> list[str]:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return False
+        return []
 
 
 def send(pid: int, number: signal.Signals) -> bool:
@@ -111,11 +131,12 @@ def set_file_limit(pid: int, nbytes: int | None) -> bool:
 def kill_and_tear(run: int, coordinator: int, ledger: Path, random: Random) -> bool:
     """Kills the coordinator and leaves its ledger with half of a write that was under way.
 
-    The run is stopped meanwhile, or it would start the next coordinator at once. Blocking for milliseconds.
+    The run is stopped meanwhile, or it would start the next coordinator at once. A coordinator that isn't its own is
+    left alone: the run's may wait for its ledger. Blocking for milliseconds.
     """
     send(run, signal.SIGSTOP)
     try:
-        if not send(coordinator, signal.SIGKILL):
+        if coordinator not in _children(run) or not send(coordinator, signal.SIGKILL):
             return False
         deadline = time.monotonic() + END_TIMEOUT_S
         while is_alive(coordinator) and time.monotonic() < deadline:

@@ -68,11 +68,18 @@ class Children:
         self._verbose = verbose
         self._environ = {**ENVIRONMENT, **environ}
         self._read_end, self._write_end = os.pipe()
+        self._starting = 0
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether there may be a process that no Child stands for yet."""
+        return self._starting > 0
 
     async def start(self, name: str, module: str, arguments: Sequence[str], inherited: Sequence[int] = ()) -> Child:
         """Starts ``python -m module`` with some open files; its output goes to ``logs/name.log``, or here with -v."""
         log = None if self._verbose else self._logs / f"{name}.log"
         out = sys.stderr.fileno() if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._starting += 1
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -89,6 +96,7 @@ class Children:
                 env=self._environ,
             )
         finally:
+            self._starting -= 1
             if log is not None:
                 os.close(out)
         return Child(name, process, log)

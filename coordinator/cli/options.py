@@ -106,10 +106,10 @@ workers_option = click.option(
 again_option = click.option("--again", is_flag=True, help="Start anew, also if the job is complete or half done.")
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show what the processes log.")
 _endpoint = click.option(
-    "--endpoint", default="", metavar="URL", help="Where an object store is; default: the environment's."
+    "--endpoint", default="", metavar="URL", help="Where the store is; default: the environment's."
 )
-_region = click.option("--region", default="", help="Of an object store; default: the environment's.")
-_anonymous = click.option("--anonymous", is_flag=True, help="Don't sign requests to an object store.")
+_region = click.option("--region", default="", help="Of S3; default: the environment's.")
+_anonymous = click.option("--anonymous", is_flag=True, help="Don't sign requests to the store.")
 
 
 def store_options(command: Command) -> Command:

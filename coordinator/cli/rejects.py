@@ -20,7 +20,8 @@ from headrace.errors import HeadraceError
 from headrace.program import StorageOptions
 from headrace.publish import HIDDEN, REJECTED
 from headrace.rejects import ADDRESS, CLASS, FILE, MESSAGE, NAMES, STAGE
-from headrace.stores import check_plain, is_object_store, open_store
+from headrace.stores import check_plain, open_store
+from headrace.uris import is_in_store
 
 if TYPE_CHECKING:
     from coordinator.cli.control import Where
@@ -63,8 +64,8 @@ def find(target: str, where: "Where", storage: StorageOptions) -> Found:
         HeadraceError: there is neither.
     """
     check_plain("the output", target)
-    if is_object_store(target) or (Path(target) / HIDDEN).is_dir():
-        uri = target if is_object_store(target) else str(Path(target).absolute())
+    if is_in_store(target) or (Path(target) / HIDDEN).is_dir():
+        uri = target if is_in_store(target) else str(Path(target).absolute())
         return _of_output(uri, storage)
     from coordinator.cli.control import NotRunning, list_rejects
 

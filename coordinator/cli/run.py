@@ -30,6 +30,7 @@ from coordinator.cli.words import complete_text
 from coordinator.http import loopback_socket
 from headrace import collector
 from headrace.errors import BadJob, Fault, HeadraceError
+from headrace.orphans import Orphans
 from headrace.rejects import JOB_SUFFIX
 from headrace.words import TERMINAL_PHASES, ExitCode
 
@@ -45,6 +46,8 @@ SETTLED_S = 5.0
 """A child that lived for longer was well: the next is started at once, and no pause is added up."""
 CHAOS_ATTEMPTS = 255
 """Of a shard under `headrace chaos`: as many as a ledger counts."""
+ORPHANS_GRACE_S = 3.0
+"""From a worker's end to the end of what it has left; its predictor hosts end by themselves within two."""
 DRAINED_PAUSE_S = 1.0
 """Before a worker that has drained is started again."""
 DRAIN_GRACE_S = 30.0
@@ -120,6 +123,7 @@ class _Run:
         self._begun = begun
         self._progress = Progress(quiet=options.output != "table")
         self._children = Children(folder.logs, options.verbose, environ)
+        self._orphans = Orphans()  # of a worker that was killed with its hosts
         self._workers: list[Child] = []
         self._coordinator: Child | None = None
         self._is_submitted = False
@@ -288,7 +292,13 @@ class _Run:
         short_lives = 0
         while not self._is_over:
             begun = time.monotonic()
-            child = await self._children.start(name, module, arguments(), inherited)
+            try:
+                child = await self._children.start(name, module, arguments(), inherited)
+            except OSError as error:  # its log can't be opened, or the machine has no process left
+                where = f"{error.filename}: " if error.filename else ""
+                raise ChildFailed(
+                    f"The {name} can't be started: {where}{error.strerror}. The same command continues when it can."
+                ) from error
             if name == "coordinator":
                 self._coordinator = child
             else:
@@ -296,6 +306,7 @@ class _Run:
             status = await child.process.wait()
             if self._is_over:
                 return
+            asyncio.get_running_loop().call_later(ORPHANS_GRACE_S, self._kill_orphans)
             if status == ExitCode.DONE and module == "sidecar":
                 # The job is over, which the watch says in a moment, or suspended: the next one waits for its end.
                 await asyncio.sleep(DRAINED_PAUSE_S)
@@ -310,6 +321,15 @@ class _Run:
             self._progress.note(f"{name} ended with status {status}; starting it again")
             short_lives = short_lives + 1 if now - begun < SETTLED_S else 1
             await asyncio.sleep(min(2.0, 0.05 * 2**short_lives))
+
+    def _kill_orphans(self) -> None:
+        if self._is_over or not self._is_submitted:  # a probe may run; `_end_all` ends them
+            return
+        if self._children.is_starting:
+            asyncio.get_running_loop().call_later(ORPHANS_GRACE_S, self._kill_orphans)
+            return
+        started = (*self._workers, self._coordinator)
+        self._orphans.kill(but=[child.process.pid for child in started if child is not None])
 
     async def _drain(self) -> None:
         self._progress.note("Draining: finishing what has been read. A second Ctrl-C stops at once.")
@@ -327,6 +347,7 @@ class _Run:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._orphans.end()
 
     def _on_signal(self, number: int) -> None:
         self._interrupts += 1

@@ -194,7 +194,7 @@ def _parquet_footer(file: InputFile, remote: Remote, schemas: _Schemas) -> Foote
     if is_remote(file.path):
         from headrace.httpfile import RangedFile
 
-        tail = remote.files.tail(file.path, TAIL_BYTES)
+        tail = remote.files.tail(file.path, TAIL_BYTES, file.size)
         file = InputFile(file.path, tail.size, tail.version)  # a listing may be behind
         fetch = partial(remote.files.range, file.path, size=tail.size, version=tail.version)
         ranged = RangedFile(tail.size, fetch, [(tail.size - len(tail.data), tail.data)])

@@ -15,7 +15,7 @@ from coordinator.datasets.globs import ANY_FOLDERS, Excludes, is_glob, split_glo
 from coordinator.datasets.spec import SourceFormat, SourceSpec
 from headrace.errors import Fault, SourceRefused
 from headrace.records import codec_of
-from headrace.uris import is_remote
+from headrace.uris import bucket_form, is_in_store, is_remote, scheme_of
 
 if TYPE_CHECKING:
     from coordinator.datasets.remote import Remote
@@ -92,7 +92,7 @@ def list_files(source: SourceSpec, remote: "Remote", faults: list[Fault]) -> lis
 
 def _is_looked_at(uri: str, kind: SourceFormat) -> bool:
     """Whether a request tells what a remote URI is: a file's size, or that it is a folder."""
-    if uri.startswith("s3://"):
+    if is_in_store(uri):
         return not (is_glob(uri) or uri.endswith("/") or uri.count("/") == 2)
     return is_remote(uri) and "*" not in uri and kind != "parquet"  # of which the footer's request tells it
 
@@ -112,7 +112,7 @@ def _list_remote(
     found = known.get(uri)
     if found is not None:
         return [input_file(found, kind)]
-    if not uri.startswith("s3://"):
+    if not is_in_store(uri):
         if "*" in uri:
             faults.append(Fault(field, f"{uri}: a web server can't be listed", "list the URLs one by one"))
             return []
@@ -122,8 +122,9 @@ def _list_remote(
         return [InputFile(uri, -1, "")]
     tree = BucketTree(remote, kind)
     root, patterns = split_glob(uri) if is_glob(uri) else (uri.rstrip("/"), (ANY_FOLDERS,))
-    if root.count("/") < 2 or root == "s3://":
-        faults.append(Fault(field, f"{uri}: names no bucket", "s3://BUCKET/PATH"))
+    if root.count("/") < 2 or root.endswith("://"):
+        what = "host" if scheme_of(uri) == "hdfs" else "bucket"
+        faults.append(Fault(field, f"{uri}: names no {what}", f"{bucket_form(uri)}/PATH"))
         return []
     try:
         return _below(tree, root, patterns, kind, excludes, field=field, faults=faults, by_suffix=not is_glob(uri))
@@ -135,7 +136,8 @@ def _list_remote(
 def _list_local(uri: str, kind: SourceFormat, excludes: Excludes, field: str, faults: list[Fault]) -> list[InputFile]:
     if "://" in uri and not uri.startswith("file://"):
         scheme = uri.split("://", 1)[0]
-        faults.append(Fault(field, f"{uri}: {scheme}:// is not supported yet", "a local path, s3:// or http(s)://"))
+        expected = "a local path, s3://, gs://, abfss://, hdfs:// or http(s)://"
+        faults.append(Fault(field, f"{uri}: {scheme}:// is not supported yet", expected))
         return []
     path = uri.removeprefix("file://")
     try:

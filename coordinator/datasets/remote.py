@@ -1,4 +1,4 @@
-"""Input that lies on web servers and in object stores, as planning sees it: listed, looked at, opened for reading."""
+"""Input that lies on web servers and in stores, as planning sees it: listed, looked at, opened for reading."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -80,7 +80,7 @@ class _Chunks:
 
 
 class BucketTree:
-    """The folders of an object store: what its keys look like, for it has none (`listing.Tree`)."""
+    """The folders of a store: what its paths look like, for object stores have none (`listing.Tree`)."""
 
     def __init__(self, remote: Remote, kind: SourceFormat) -> None:
         self._remote = remote

@@ -22,7 +22,7 @@ class CsvSpec(Protocol):
 
 
 class StorageSpec(Protocol):
-    """Where an object store is."""
+    """Where the store is."""
 
     @property
     def options(self) -> StorageOptions: ...

@@ -17,7 +17,7 @@ from coordinator.spec import InferenceJob
 from coordinator.spec.job import scheme_of
 from headrace.errors import Fault
 from headrace.publish import HIDDEN, part_name
-from headrace.stores import is_object_store
+from headrace.uris import bucket_form, is_in_store
 
 if TYPE_CHECKING:
     from headrace.dataset import Dataset  # with numpy, which the command line has no use for
@@ -37,9 +37,13 @@ def sink_faults(
     """
     uri = job.spec.sink.uri
     must_be_empty = is_mode_known and job.spec.sink.mode == "fail"
-    if is_object_store(uri):
-        if not uri.removeprefix("s3://").partition("/")[0]:
-            return [Fault(_FIELD, f"{uri} names no bucket", "s3://BUCKET/PREFIX")]
+    if is_in_store(uri):
+        bucket, _, path = uri.partition("://")[2].partition("/")
+        if scheme_of(uri) == "hdfs":  # whose host may stand in storage.endpoint alone
+            if not path.strip("/"):
+                return [Fault(_FIELD, f"{uri} names no folder", f"{bucket_form(uri)}/PATH")]
+        elif not bucket:
+            return [Fault(_FIELD, f"{uri} names no bucket", f"{bucket_form(uri)}/PREFIX")]
         faults = store_faults(job.spec.sink, must_be_empty=must_be_empty)
     else:
         try:
@@ -59,12 +63,14 @@ def _folder_faults(sink: Path, *, must_be_empty: bool) -> list[Fault]:
         return [Fault(_FIELD, f"{existing} is a file", "a folder for the output files")]
     faults = []
     if not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
-        faults.append(Fault(_FIELD, f"no permission to write {existing}", "a folder that you may write"))
+        is_read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
+        found = f"{existing} lies on a read-only file system" if is_read_only else f"no permission to write {existing}"
+        faults.append(Fault(_FIELD, found, "a folder that you may write"))
     if must_be_empty and existing == sink:
-        found = next(_contents(sink), None)
-        if found is not None:
+        first = next(_contents(sink), None)
+        if first is not None:
             expected = "an empty folder, or mode: append or replace"
-            faults.append(Fault(_FIELD, f"{sink} isn't empty: it has {found}", expected))
+            faults.append(Fault(_FIELD, f"{sink} isn't empty: it has {first}", expected))
     return faults
 
 

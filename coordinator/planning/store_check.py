@@ -1,4 +1,4 @@
-"""Whether the output may be written where the job says, in an object store: what `output_check` asks of a folder.
+"""Whether the output may be written where the job says, in a store: what `output_check` asks of a local folder.
 
 Whether objects may be written isn't known before one is: the claim, which is the first, tells.
 """
@@ -15,7 +15,7 @@ _FIELD = "spec.sink.uri"
 
 
 def store_faults(sink: SinkSpec, *, must_be_empty: bool) -> list[Fault]:
-    """What is wrong with an output in an object store; nothing where the store can't be asked now."""
+    """What is wrong with an output in such a store; nothing where the store can't be asked now."""
     try:
         store = open_store(sink.uri, storage=sink.storage.options)
         found = next(_contents(store), None)
@@ -24,7 +24,7 @@ def store_faults(sink: SinkSpec, *, must_be_empty: bool) -> list[Fault]:
     except StoreUnavailable:
         return []  # the job waits for its store
     except OSError as error:
-        return [Fault(_FIELD, str(error), "a bucket that may be listed and written")]
+        return [Fault(_FIELD, str(error), "a place that may be listed and written")]
     if not must_be_empty or found is None:
         return []
     place = sink.uri.rstrip("/")

@@ -9,9 +9,9 @@ from coordinator.spec.document import Path, field_name
 from coordinator.spec.job import InferenceJob, scheme_of
 from coordinator.spec.strict import NOT_BUILT
 from headrace.errors import Fault
+from headrace.uris import STORES
 
 _NOT_YET = "not supported yet"
-_LATER_SCHEMES = ("s3", "gs", "abfs", "abfss", "hdfs")
 _HTTP = ("http", "https")
 
 
@@ -20,8 +20,8 @@ def unbuilt(job: InferenceJob) -> list[Fault]:
     faults = [Fault(field_name(path), _NOT_YET, "leave it out") for path in _unbuilt_fields(job, ())]
     source = job.spec.source
     for uri in source.uri:
-        faults += _scheme("spec.source.uri", uri, ("file", "s3", *_HTTP))
-    faults += _scheme("spec.sink.uri", job.spec.sink.uri, ("file", "s3"))
+        faults += _scheme("spec.source.uri", uri, ("file", *STORES, *_HTTP))
+    faults += _scheme("spec.sink.uri", job.spec.sink.uri, ("file", *STORES))
     for i, stage in enumerate(job.spec.pipeline):
         if stage.onnx:
             faults += _scheme(f"spec.pipeline[{i}].onnx", stage.onnx, ("file", "pkg"))
@@ -55,7 +55,7 @@ def _scheme(field: str, uri: str, allowed: tuple[str, ...]) -> list[Fault]:
     scheme = scheme_of(uri)
     if not scheme or scheme in allowed:
         return []
-    if scheme in _LATER_SCHEMES or scheme in _HTTP:
+    if scheme in (*STORES, *_HTTP):
         return [Fault(field, f"{scheme}:// is {_NOT_YET} here", _named(allowed))]
     return [Fault(field, f"unknown scheme {scheme}://", _named(allowed))]
 

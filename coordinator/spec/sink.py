@@ -26,7 +26,10 @@ class SinkSpec(Strict):
     """A folder of files of one format."""
 
     format: Literal["parquet", "arrow", "csv", "jsonl"]
-    uri: str = Field(min_length=1, description="The output folder, relative to the job file, or s3://BUCKET/PREFIX.")
+    uri: str = Field(
+        min_length=1,
+        description="The output folder, relative to the job file, or in hdfs://; a prefix in s3://, gs:// or abfss://.",
+    )
     columns: dict[str, str] = Field(
         min_length=1, description='Output columns and where each comes from; {"*": source} carries all source columns.'
     )
@@ -37,7 +40,7 @@ class SinkSpec(Strict):
     compression: Literal["zstd", "snappy", "gzip", "lz4", "none"] | None = Field(
         default=None, description="Default: zstd for parquet and arrow, none for csv and jsonl."
     )
-    storage: StorageSpec = Field(default_factory=StorageSpec, description="Where an object store is.")
+    storage: StorageSpec = Field(default_factory=StorageSpec, description="Where the store is.")
 
     @property
     def codec(self) -> str:

@@ -33,11 +33,15 @@ class CsvSpec(Strict):
 
 
 class StorageSpec(Strict):
-    """Where an object store is. Keys never stand here: the SDK's own chain finds them (environment, profile, role)."""
+    """Where a store is. Keys and tokens never stand here: they are found in the environment, a profile or a role."""
 
-    endpoint: str = Field(default="", description="URL of a store that speaks S3; default: AWS or the environment's.")
-    region: str = Field(default="", description="Default: the environment's, or what the store says.")
-    anonymous: bool = Field(default=False, description="Requests aren't signed: for public buckets.")
+    endpoint: str = Field(
+        default="",
+        description="URL of a store that speaks S3's, Google's or Azure's API (default: the provider's own), of "
+        "WebHDFS or of HttpFS (default: port 9870 of the URI's host); several NameNodes with commas between.",
+    )
+    region: str = Field(default="", description="Of S3. Default: the environment's, or what the store says.")
+    anonymous: bool = Field(default=False, description="Requests aren't signed and name no user: for public buckets.")
 
     @property
     def options(self) -> StorageOptions:
@@ -59,7 +63,9 @@ class SourceSpec(Strict):
     format: Literal["parquet", "arrow", "csv", "jsonl", "files"] = Field(
         description="files: one row per file with the columns path, bytes, size and modified."
     )
-    uri: Strings = Field(description="A path, a glob or a list; relative to the job file; s3:// or http(s)://.")
+    uri: Strings = Field(
+        description="A path, a glob or a list; relative to the job file; s3://, gs://, abfss://, hdfs:// or http(s)://."
+    )
     exclude: Strings = Field(default_factory=list, description="Globs of paths to leave out.")
     columns: list[str] | None = Field(
         default=None, description="Columns to read; default: what the pipeline and the sink name."
@@ -73,7 +79,7 @@ class SourceSpec(Strict):
         "it counts as one where nobody knows how many it had.",
     )
     csv: CsvSpec = Field(default_factory=CsvSpec, description="Only for format csv.")
-    storage: StorageSpec = Field(default_factory=StorageSpec, description="Where an object store is.")
+    storage: StorageSpec = Field(default_factory=StorageSpec, description="Where the store is.")
 
     @field_validator("uri", "exclude")
     @classmethod

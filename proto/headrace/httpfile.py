@@ -11,7 +11,6 @@ Where a path is asked for (a web server, or a bucket's signed URL) its `Urls` sa
 import http.client
 import io
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
+from headrace.connections import Connections
 from headrace.errors import InputChanged, SourceRefused, SourceUnavailable
 from headrace.retries import Patience, RetryBudget
 from headrace.uris import has_credentials, store_of
@@ -60,11 +60,19 @@ class Refusal:
 class Urls(Protocol):
     """Where the bytes of paths are asked for."""
 
+    has_suffix_ranges: bool  # whether "the last n bytes" can be asked for
+
     def url(self, path: str, page: str | None) -> str:
         """The URL of a GET for the path's bytes, good for one request made at once.
 
         With a `page`, of the listing of what begins with the path: "" is the first page, others are named by it.
         """
+
+    def headers(self, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """All headers of a GET of what `url` gave, never sent elsewhere; SourceRefused: there are no credentials."""
+
+    def version(self, headers: Mapping[str, str]) -> str:
+        """The version of the bytes that an answer with these headers is of, as a listing has it; "" : its ETag."""
 
     def is_moved(self, path: str, headers: Mapping[str, str]) -> bool:
         """Whether the headers of a refusal say that the path lies elsewhere; `url` points there from then on."""
@@ -76,10 +84,20 @@ class Urls(Protocol):
 class PlainUrls:
     """Paths that are URLs themselves."""
 
+    has_suffix_ranges = True
+
     def url(self, path: str, page: str | None) -> str:
         """The path; a web server has no listing."""
         assert page is None
         return path
+
+    def headers(self, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Those that are needed anyway."""
+        return headers
+
+    def version(self, headers: Mapping[str, str]) -> str:
+        """The ETag."""
+        return ""
 
     def is_moved(self, path: str, headers: Mapping[str, str]) -> bool:
         """False: web servers say so with redirects."""
@@ -110,7 +128,7 @@ class HttpFiles:
         self._urls = urls
         self._pacing = pacing
         self._budget = budget
-        self._connections = _Connections()
+        self._connections = Connections()
 
     def stat(self, path: str) -> Found | None:
         """Size and version, by one request for the first byte; None if there is no such file."""
@@ -121,13 +139,16 @@ class HttpFiles:
             raise SourceRefused(f"{path}: the server doesn't tell its size")
         return Found(path, answer.size, answer.version, answer.modified_ns)
 
-    def tail(self, path: str, nbytes: int) -> Tail:
+    def tail(self, path: str, nbytes: int, size: int = -1) -> Tail:
         """One request for the last `nbytes` bytes: all of a file that is shorter, or whose server knows no ranges.
+
+        Where the last bytes can't be asked for, `size` tells where they begin; of another file more or fewer come.
 
         Raises:
             InputChanged: there is no such file.
         """
-        answer = self._request(path, {"Range": f"bytes=-{nbytes}"})
+        last = f"-{nbytes}" if self._urls.has_suffix_ranges else f"{max(size - nbytes, 0)}-"
+        answer = self._request(path, {"Range": f"bytes={last}"})
         if answer.is_missing:
             raise InputChanged(f"{path}: is not there (the server answers {answer.status})")
         if answer.size is None:
@@ -206,31 +227,34 @@ class HttpFiles:
         self, path: str, page: str | None, headers: Mapping[str, str], size_only: bool, nbytes: int | None
     ) -> "_Answer":
         target = self._urls.url(path, page)
+        asked = self._urls.headers(target, headers)
         for _ in range(REDIRECTS_MAX + 1):
-            status, found, body = self._once(target, headers, size_only)
+            status, found, body = self._once(target, asked, size_only)
+            version = self._urls.version(found)
             match status:
                 case 200 | 206:
-                    answer = _Answer.of(status, found, body)
+                    answer = _Answer.of(status, found, body, version)
                     if status == 206 and nbytes is not None and answer.size and len(body) != nbytes:
                         first, _, _ = found["content-range"].partition("/")
                         raise _TryAgain(f"{len(body)} bytes came for {first}")
                     return answer
                 case 412 | 416:  # an empty file has no range; a shorter one than planned has changed
-                    return _Answer.of(status, found, b"")
+                    return _Answer.of(status, found, b"", version)
             refusal = self._urls.refusal(body)
             told = f"the server answers {status}" + "".join(f" {word}" for word in _words(refusal))
             if self._urls.is_moved(path, found):
                 target = self._urls.url(path, page)
+                asked = self._urls.headers(target, headers)
                 continue
             match status:
                 case 301 | 302 | 303 | 307 | 308 if "location" in found:
-                    target = urljoin(target, found["location"])
+                    target, asked = urljoin(target, found["location"]), headers
                     if has_credentials(target):
                         raise SourceRefused(f"{path}: is redirected to a URL with credentials in it")
                 case 404 | 410 if refusal.code not in _GONE_CODES:
-                    return _Answer.of(status, found, b"")
+                    return _Answer.of(status, found, b"", version)
                 case 408 | 429 | 500 | 502 | 503 | 504:
-                    raise _TryAgain(told, _seconds(found.get("retry-after", "")))
+                    raise _TryAgain(told, seconds_asked(found.get("retry-after", "")))
                 case _ if refusal.code in _PASSING_CODES:
                     raise _TryAgain(told)
                 case _:
@@ -243,7 +267,7 @@ class HttpFiles:
         connection = connections.get(parts.scheme, parts.netloc, self._pacing.patience.timeout_s)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
-            connection.request("GET", path, headers={**headers, "Accept-Encoding": "identity"})
+            connection.request("GET", path, headers={"Accept-Encoding": "identity", **headers})
             response = connection.getresponse()
             # A server without ranges sends all of the file, where only its size is asked for.
             is_read = not (size_only and response.status == 200)
@@ -256,8 +280,11 @@ class HttpFiles:
         return response.status, {name.lower(): value for name, value in response.getheaders()}, body
 
 
-_GONE_CODES = ("NoSuchBucket",)
-_PASSING_CODES = ("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "ExpiredToken", "InternalError")
+_GONE_CODES = ("NoSuchBucket", "ContainerNotFound")
+_PASSING_CODES = (
+    "RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "ExpiredToken", "InternalError",
+    "rateLimitExceeded", "userRateLimitExceeded",
+)  # fmt: skip
 """Words of object stores for what another try may change, whatever the status; an expired token is fetched anew."""
 
 
@@ -274,16 +301,16 @@ class _Answer:
         return self.status in (404, 410)
 
     @classmethod
-    def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> "_Answer":
+    def of(cls, status: int, headers: Mapping[str, str], body: bytes, version: str) -> "_Answer":
         told = headers.get("content-range", "").rpartition("/")[2]
         if status == 200:
             told = headers.get("content-length", str(len(body)) if body else "")
         elif status == 416 and not told.isdigit():  # object stores leave the size of an empty object out
             told = "0"
         size = int(told) if told.isdigit() else None
-        etag = quoted(headers.get("etag", ""))
+        version = version or quoted(headers.get("etag", ""))
         changed = headers.get("last-modified", "")
-        return cls(status, body, size, etag or changed, _time_ns(changed))
+        return cls(status, body, size, version or changed, _time_ns(changed))
 
 
 class _TryAgain(Exception):
@@ -303,7 +330,8 @@ def _words(refusal: Refusal) -> Sequence[str]:
     return [word for word in (refusal.code, f"({refusal.message})" if refusal.message else "") if word]
 
 
-def _seconds(text: str) -> float:
+def seconds_asked(text: str) -> float:
+    """What Retry-After asks for, within bounds."""
     return min(float(text), RETRY_AFTER_MAX_S) if text.isdigit() else 0.0
 
 
@@ -312,24 +340,6 @@ def _time_ns(date: str) -> int | None:
         return int(parsedate_to_datetime(date).timestamp()) * 1_000_000_000 if date else None
     except ValueError:
         return None
-
-
-class _Connections(threading.local):
-    """A thread's open connections, by scheme and host: a new one costs a round trip, or three with TLS."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], http.client.HTTPConnection] = {}
-
-    def get(self, scheme: str, netloc: str, timeout_s: float) -> http.client.HTTPConnection:
-        if (scheme, netloc) not in self.kept:
-            make = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
-            self.kept[scheme, netloc] = make(netloc, timeout=timeout_s)
-        return self.kept[scheme, netloc]
-
-    def drop(self, scheme: str, netloc: str) -> None:
-        connection = self.kept.pop((scheme, netloc), None)
-        if connection is not None:
-            connection.close()
 
 
 class RangedFile(io.RawIOBase):

@@ -77,7 +77,7 @@ class CsvOptions:
 
 @dataclass(frozen=True, slots=True)
 class StorageOptions:
-    """Where an object store is; never keys: those come from the environment of whoever reads."""
+    """Where a store is; never keys: those come from the environment of whoever reads."""
 
     endpoint: str = ""  # "" : the provider's own
     region: str = ""  # "": of the environment, else found out

@@ -27,6 +27,8 @@ PAGE_KEYS = 1_000
 class S3Urls:
     """Signed GETs for objects. Thread-safe."""
 
+    has_suffix_ranges = True
+
     def __init__(self, storage: StorageOptions, page_keys: int = PAGE_KEYS) -> None:
         self._storage = storage
         self._page_keys = page_keys
@@ -42,6 +44,14 @@ class S3Urls:
         return self._signed(
             "list_objects_v2", bucket, {"Bucket": bucket, "Prefix": key, "MaxKeys": self._page_keys, **token}
         )
+
+    def headers(self, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Those that are needed anyway: the URL is what is signed."""
+        return headers
+
+    def version(self, headers: Mapping[str, str]) -> str:
+        """The ETag."""
+        return ""
 
     def is_moved(self, path: str, headers: Mapping[str, str]) -> bool:
         """Whether the bucket lies in another region than it was asked for in."""

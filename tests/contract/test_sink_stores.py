@@ -1,4 +1,4 @@
-"""What every store of outputs must do, whatever it is: one suite for a local folder and a real S3 server."""
+"""What every store of outputs must do, whatever it is: one suite for a local folder and real servers."""
 
 import hashlib
 import json
@@ -18,6 +18,8 @@ from headrace.publish import REJECTED, StagingGone, part_name
 from headrace.stores import open_store
 from headrace.stores.port import Growing, OutputStore
 from headrace.words import JobUid
+from tests.hdfs.cluster_fixture import Folder
+from tests.object_store.cloud_fixture import CloudBucket
 
 UID, THEIRS = "0123456789abcdef", "fedcba9876543210"
 
@@ -47,10 +49,16 @@ class Place:
         return replace(self, uri="/".join(names) if not scheme else f"{scheme}://{'/'.join(names)}")
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gs", "abfss", "hdfs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
         return Place(str(tmp_path / "a" / "b" / "out"), StorageOptions())
+    if request.param == "hdfs":
+        folder: Folder = request.getfixturevalue("hdfs_folder")
+        return Place(f"{folder.uri}/a/b/out", folder.storage)
+    if request.param != "s3":
+        cloud: CloudBucket = request.getfixturevalue({"gs": "gcs_bucket", "abfss": "azure_container"}[request.param])
+        return Place(f"{cloud.uri}/a/b/out", cloud.storage(cloud.url))
     bucket = request.getfixturevalue("bucket")
     return Place(f"s3://{bucket.name}/a/b/out", bucket.storage)
 

@@ -27,8 +27,10 @@ from headrace.dataset import Dataset
 from headrace.errors import BadJob, InputChanged
 from headrace.program import StorageOptions
 from sidecar.reader import Block, Cursor, Source, open_source
+from tests.hdfs.cluster_fixture import Folder
 from tests.integration.source_fixture import Csv, Spec, Storage, plan_source
 from tests.object_store.bucket_fixture import TestBucket
+from tests.object_store.cloud_fixture import CloudBucket
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,30 @@ def in_bucket(bucket: TestBucket) -> Place:
     )
 
 
-@pytest.fixture(params=["local", "http", "s3"])
+def in_cloud(cloud: CloudBucket) -> Place:
+    return Place(
+        f"{cloud.uri}/in",
+        lambda name, data: cloud.put(f"in/{name}", data),
+        lambda name: cloud.remove(f"in/{name}"),
+        cloud.storage(cloud.url),
+    )
+
+
+def in_hdfs(folder: Folder) -> Place:
+    return Place(folder.uri, folder.put, folder.remove, folder.storage)
+
+
+CLOUDS = {"gs": "gcs_bucket", "abfss": "azure_container"}
+
+
+@pytest.fixture(params=["local", "http", "s3", *CLOUDS, "hdfs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     if request.param == "s3":
         yield in_bucket(request.getfixturevalue("bucket"))
+    elif request.param == "hdfs":
+        yield in_hdfs(request.getfixturevalue("hdfs_folder"))
+    elif request.param in CLOUDS:
+        yield in_cloud(request.getfixturevalue(CLOUDS[request.param]))
     elif request.param == "http":
         with served(tmp_path / "there") as url:
             yield on_disk(tmp_path / "there", url, is_listed=False)
@@ -123,8 +145,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
         yield on_disk(tmp_path / "there")
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", *CLOUDS, "hdfs"])
 def listed(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "hdfs":
+        return in_hdfs(request.getfixturevalue("hdfs_folder"))
+    if request.param in CLOUDS:
+        return in_cloud(request.getfixturevalue(CLOUDS[request.param]))
     return on_disk(tmp_path) if request.param == "local" else in_bucket(request.getfixturevalue("bucket"))
 
 

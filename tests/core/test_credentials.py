@@ -34,6 +34,7 @@ URL = f"http://ada:{SECRET}@files.example.org/x"
         ("https://token@host/", "https://***@host/"),
         ("http://ada:a/b?c@host/x", "http://***@host/x"),
         ("http://:p@host/x", "http://***@host/x"),
+        ("abfss://container:p@account.dfs.core.windows.net/x", "abfss://***@account.dfs.core.windows.net/x"),
         ("Could not connect to 'http://a:b@h:9000/k', see http://h/", "Could not connect to 'http://***@h:9000/k', see http://h/"),
     ],
 )  # fmt: skip
@@ -51,6 +52,7 @@ def test_a_user_in_a_url_is_seen_and_hidden(url: str, shown: str) -> None:
         "/data/http:/a@b",
         "https://host?a:b@c",
         "in/*.csv",
+        "abfss://container-1@account.dfs.core.windows.net/in/*.parquet",
     ],
 )
 def test_other_paths_name_no_user(url: str) -> None:

@@ -106,7 +106,7 @@ def test_a_manifest_that_is_no_json_is_a_bad_job() -> None:
         ("      onnx: models/m.onnx\n", "      onnx: models/m.onnx\n      batch: {row: 5}\n",
          "job.yaml:11: spec.pipeline[0].batch.row: unknown field; did you mean 'rows'?"),
         ("    uri: out/\n", "", "job.yaml:12: spec.sink.uri: missing; "
-            "expected the output folder, relative to the job file, or s3://BUCKET/PREFIX"),
+            "expected the output folder, relative to the job file, or in hdfs://; a prefix in s3://, gs:// or abfss://"),
         ("    uri: out/\n", "    uri: 5\n", "job.yaml:14: spec.sink.uri: found 5; expected a string"),
         ("format: parquet", "csv: {header: false}\n    format: arrow",
          "job.yaml:5: spec.source: found {csv, format, uri}; csv: only for format csv, not for arrow"),
@@ -194,14 +194,13 @@ def test_a_field_of_a_later_version_is_refused_not_ignored(tmp_path: Path, field
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("in/*.parquet", "gs://lake/x",
-         "spec.source.uri: gs:// is not supported yet here; a local path, s3://, http:// or https://"),
-        ("in/*.parquet", "hdfs://lake/x",
-         "spec.source.uri: hdfs:// is not supported yet here; a local path, s3://, http:// or https://"),
-        ("out/", "gs://lake/x", "spec.sink.uri: gs:// is not supported yet here; a local path or s3://"),
-        ("out/", "http://127.0.0.1/x", "spec.sink.uri: http:// is not supported yet here; a local path or s3://"),
+        ("out/", "http://127.0.0.1/x", "spec.sink.uri: http:// is not supported yet here; "
+         "a local path, s3://, gs://, abfs://, abfss:// or hdfs://"),
         ("models/m.onnx", "s3://m/x.onnx", "spec.pipeline[0].onnx: s3:// is not supported yet here; a local path or pkg://"),
-        ("in/*.parquet", "ftp://x/y", "spec.source.uri: unknown scheme ftp://; a local path, s3://, http:// or https://"),
+        ("models/m.onnx", "hdfs://m/x.onnx",
+         "spec.pipeline[0].onnx: hdfs:// is not supported yet here; a local path or pkg://"),
+        ("in/*.parquet", "ftp://x/y", "spec.source.uri: unknown scheme ftp://; "
+         "a local path, s3://, gs://, abfs://, abfss://, hdfs://, http:// or https://"),
     ],
 )  # fmt: skip
 def test_a_store_of_a_later_version_is_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:

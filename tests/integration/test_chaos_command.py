@@ -1,6 +1,7 @@
 """`headrace chaos` as a user has it: what it breaks, what it prints, how it ends."""
 
 import json
+import os
 import resource
 import signal
 import sqlite3
@@ -13,8 +14,8 @@ from random import Random
 import pytest
 
 from coordinator.cli.chaos import MEANINGS, Kind
-from coordinator.cli.chaos_report import Broken, recoveries
-from coordinator.cli.chaos_victims import set_file_limit, tear
+from coordinator.cli.chaos_report import Broken, chaos_json, chaos_lines, recoveries
+from coordinator.cli.chaos_victims import below, is_alive, kill_and_tear, set_file_limit, tear
 from tests.integration.faults_fixture import ROWS, Faults, wait_for
 from tests.integration.run_fixture import HEADRACE
 
@@ -58,6 +59,54 @@ def test_as_json_it_is_one_document_and_the_seed_draws_the_same_kinds(site: Faul
 
 
 @pytest.mark.slow
+def test_a_run_that_is_killed_leaves_nothing_and_the_same_command_continues_it(site: Faults) -> None:
+    job = site.gate_job(hold=ROWS, pause_s=0.15)
+    state = ["--state", str(site.state), "-o", "json"]
+    ran = site.headrace("chaos", str(job), "--faults", "kill-run", "--every", "0.3", "--faults-max", "2", *state)
+    assert ran.code == 0, ran.text
+    document = json.loads(ran.stdout)
+    assert [fault["kind"] for fault in document["faults"]] == ["kill-run"] * 2
+    assert all(fault["recovered_s"] is not None for fault in document["faults"])
+    assert document["job"]["term"] >= 3
+    assert document["outlived"] == []
+    site.assert_once()
+
+
+def test_a_process_that_a_killed_run_has_left_is_told() -> None:
+    job = {"rows_out": 1, "rows_filtered": 0, "rows_rejected": 0, "rows_read": 1, "rows_in": 1, "phase": "Succeeded"}
+    plain = chaos_json(0, [], {**job, "conditions": []}, None, ["process 7"])
+    assert plain["outlived"] == ["process 7"]
+    assert chaos_lines(plain)[-1] == "A killed run has left process 7."
+
+
+def test_all_that_stems_from_a_process_is_found_and_a_number_given_again_is_another_process() -> None:
+    code = "import subprocess, sys; subprocess.run(['sleep', '60'])"
+    with subprocess.Popen([sys.executable, "-c", code], start_new_session=True) as process:
+        try:
+            found = wait_for("it has started one", lambda: below(process.pid))
+            ((pid, since),) = found.items()
+            assert is_alive(pid)
+            assert is_alive(pid, since)
+            assert not is_alive(pid, f"{since}0")
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    wait_for("it is gone", lambda: not is_alive(pid, since))
+
+
+@pytest.mark.slow
+def test_a_ledger_is_torn_under_a_runs_own_coordinator_only(site: Faults) -> None:
+    run = site.start_marked(site.gate_job())
+    site.wait_held()
+    coordinator = site.the_process("-m coordinator")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        assert not kill_and_tear(other.pid, coordinator, site.state / "jobs" / "job" / "ledger.sqlite", Random(0))
+        other.kill()
+    assert is_alive(coordinator)
+    site.let_go()
+    site.finish_complete(run)
+
+
+@pytest.mark.slow
 def test_interrupted_it_lets_go_of_everything_and_ends_as_a_run_does(site: Faults) -> None:
     job = site.gate_job()
     arguments = ["--faults", "pause-predictor", "--every", "0.05", "--pause", "30", "--state", str(site.state)]
@@ -89,6 +138,12 @@ def test_what_it_does_not_know_it_says_with_what_there_is(site: Faults) -> None:
     assert all(f"{kind} " in ran.stderr for kind in MEANINGS)
     assert set(MEANINGS) == set(Kind)
     assert not site.out.exists()
+
+
+def test_a_bucket_is_on_no_disk_that_could_be_filled(site: Faults) -> None:
+    job = site.gate_job(sink={"uri": "s3://bucket/out"})
+    ran = site.headrace("chaos", str(job), "--faults", "fill-output-disk", "--state", str(site.state))
+    assert (ran.code, "the output lies on no disk" in ran.stderr) == (2, True), ran.text
 
 
 def test_recovery_times_leave_out_faults_that_fell_together() -> None:

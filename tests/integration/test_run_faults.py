@@ -135,6 +135,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on_where_it_was(site: Faults) -
     site.wait_no_process(5.0)
     run.communicate()
     assert list(site.temporary.iterdir()) == []
+    assert list((site.state / "jobs" / "job" / "sockets").iterdir()) == []
     committed = site.ids_in(site.data_files())
     site.let_go()
     site.finish_complete(site.start_marked(job))
@@ -166,6 +167,21 @@ def test_a_killed_run_leaves_no_process_that_its_stages_started(site: Faults, wh
 def test_a_run_ends_what_its_stages_started(site: Faults) -> None:
     site.ids("ids-0.parquet", 0, 1000)
     run = site.start_marked(site.stage_job("Leaves", {"folder": str(site.folder), "where": "probe"}))
+    site.let_go()
+    site.finish_complete(run)
+    assert site.processes() == []
+
+
+@pytest.mark.parametrize("victims", [[" host --socket"], [" host --socket", "-m sidecar"]], ids=["host", "both"])
+def test_what_the_stages_of_a_killed_host_started_ends_too(site: Faults, victims: list[str]) -> None:
+    site.ids("ids-0.parquet", 0, 1000)
+    run = site.start_marked(site.stage_job("Leaves", {"folder": str(site.folder), "where": "worker"}))
+    wait_for("the model is being loaded", (site.folder / "loading").exists)
+    left = {found.pid for found in site.processes("sleep 7777")}
+    assert len(left) >= 2
+    for pid in [site.the_process(word) for word in victims]:
+        os.kill(pid, signal.SIGKILL)
+    wait_for("nothing of its tree is left", lambda: not left & {x.pid for x in site.processes("sleep 7777")})
     site.let_go()
     site.finish_complete(run)
     assert site.processes() == []

@@ -16,6 +16,7 @@ from enum import Enum, auto
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Protocol
 
 import botocore.session
 
@@ -106,10 +107,14 @@ class Fault(Enum):
     PASS = auto()
     LOSE = auto()  # the store does it, and the answer is lost
     CUT = auto()  # half of the answer's body comes
+    HALVE = auto()  # half of the request's body comes to the store
+    AWAY = auto()  # the connection ends; the store never sees it
     REFUSE = auto()  # 503 SlowDown; the store never sees it
     FAIL = auto()  # 500; the store never sees it
     DENY = auto()  # 403 AccessDenied; the store never sees it
     MISS = auto()  # 404 NoSuchKey, as of an object that is listed before it can be read
+    STANDBY = auto()  # 403 StandbyException, as of a NameNode that isn't the active one
+    NEGOTIATE = auto()  # 401, as of a server that wants Kerberos
     HANG = auto()  # the store does it, and the answer comes when nobody waits any more
 
 
@@ -121,10 +126,6 @@ class Proxy:
     fault: Callable[[str, str], Fault] = lambda method, path: Fault.PASS
     seen: list[str] = field(default_factory=list)
     unlisted: str = ""  # part of the keys that listings don't show yet
-
-    def listed(self, item: "re.Match[bytes]") -> bytes:
-        """One entry of a listing as it is shown."""
-        return b"" if self.unlisted.encode() in item[0] else item[0]
 
     def once(self, fault: Fault, *signs: str) -> None:
         """The first request of which "METHOD path?query" holds all signs suffers the fault."""
@@ -140,9 +141,47 @@ class Proxy:
         self.fault = decide
 
 
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing of a client that was killed."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+class Dialect(Protocol):
+    """How a store says no, and lists."""
+
+    def refusal(self, status: int, code: str) -> tuple[str, bytes]:
+        """Type and body of a refusal."""
+
+    def unlisted(self, path: str, body: bytes, part: str) -> bytes:
+        """An answer, without the entries of a listing whose keys hold `part`."""
+
+
+class S3Dialect:
+    """XML."""
+
+    def refusal(self, status: int, code: str) -> tuple[str, bytes]:
+        """S3's."""
+        return "application/xml", f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
+
+    def unlisted(self, path: str, body: bytes, part: str) -> bytes:
+        """Of list_objects_v2."""
+        if "list-type=2" not in path:
+            return body
+        return re.sub(
+            rb"<Contents>.*?</Contents>",
+            lambda item: b"" if part.encode() in item[0] else item[0],
+            body,
+            flags=re.DOTALL,
+        )
+
+
 @contextlib.contextmanager
-def proxied(target: str) -> Iterator[Proxy]:
+def proxied(target: str, dialect: Dialect | None = None) -> Iterator[Proxy]:
     """A proxy before the server at `target`."""
+    dialect = dialect or S3Dialect()
     host = target.removeprefix("http://")
     made = Proxy("")
 
@@ -152,21 +191,34 @@ def proxied(target: str) -> Iterator[Proxy]:
         def handle_any(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length)
+            if len(body) < length:  # whoever sent it has died
+                self._drop()
+                return
             made.seen.append(f"{self.command} {self.path}")
             fault = made.fault(self.command, self.path)
+            if fault is Fault.AWAY:
+                self._drop()
+                return
             if fault in _ANSWERS:
                 status, code = _ANSWERS[fault]
-                text = f"<Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
-                self._answer(status, {"Content-Type": "application/xml"}, text, len(text))
+                kind, text = dialect.refusal(status, code)
+                self._answer(status, {"Content-Type": kind}, text, len(text))
                 return
             upstream = http.client.HTTPConnection(host, timeout=20)
             headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            if fault is Fault.HALVE and body:
+                upstream.request(self.command, self.path, body[: length // 2], headers)
+                upstream.close()
+                self._drop()
+                return
             upstream.request(self.command, self.path, body, headers)
             found = upstream.getresponse()
             data = found.read()
-            if made.unlisted and "list-type=2" in self.path:
-                data = re.sub(rb"<Contents>.*?</Contents>", made.listed, data, flags=re.DOTALL)
-                found.headers.replace_header("Content-Length", str(len(data)))
+            if made.unlisted and self.command == "GET":
+                shown = dialect.unlisted(self.path, data, made.unlisted)
+                if shown != data:
+                    data = shown
+                    del found.headers["Content-Length"]
             kept = {name: value for name, value in found.getheaders() if name.lower() not in _OF_THE_HOP}
             upstream.close()
             if fault is Fault.LOSE:
@@ -200,7 +252,7 @@ def proxied(target: str) -> Iterator[Proxy]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Between)
+    server = _Quiet(("127.0.0.1", 0), Between)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="proxy")
     thread.start()

@@ -57,7 +57,7 @@ def test_a_staged_file_is_seen_by_nobody_until_it_is_published(store: S3Store, b
     assert bucket.uploads() == []
 
 
-@pytest.mark.parametrize("fault", [Fault.LOSE, Fault.REFUSE, Fault.FAIL, Fault.HANG])
+@pytest.mark.parametrize("fault", [Fault.LOSE, Fault.REFUSE, Fault.FAIL, Fault.HANG, Fault.HALVE, Fault.AWAY])
 @pytest.mark.parametrize(
     "signs", [("POST", "uploads"), ("PUT", "partNumber=1"), ("PUT", "partNumber=2"), ("POST", "uploadId")]
 )
@@ -71,6 +71,16 @@ def test_a_request_that_fails_on_the_way_is_made_again(
     store.drop_staged()  # of an upload begun twice, one is left
     assert bucket.uploads() == []
     assert bucket.objects() == {KEY: BODY}
+
+
+@pytest.mark.parametrize("signs", [("GET", "uploads"), ("GET", "uploadId"), ("DELETE", "uploadId")])
+def test_half_an_answer_is_no_answer_also_where_it_is_an_error(
+    store: S3Store, bucket: TestBucket, proxy: Proxy, signs: tuple[str, ...]
+) -> None:
+    stage(store, b"rows")
+    proxy.times(2, Fault.CUT, *signs)
+    store.drop_staged()
+    assert bucket.uploads() == []
 
 
 def test_an_outage_is_told_apart_from_a_refusal(store: S3Store, proxy: Proxy) -> None:

@@ -91,10 +91,29 @@ def test_an_output_that_the_source_excludes_is_fine(bucket: TestBucket, exclude:
     assert len(faults) == is_refused
 
 
-@pytest.mark.parametrize("uri", ["s3://", "s3:///x"])
-def test_an_output_without_a_bucket_is_refused(bucket: TestBucket, uri: str) -> None:
+@pytest.mark.parametrize(
+    ("uri", "form"),
+    [
+        ("s3://", "s3://BUCKET/PREFIX"),
+        ("s3:///x", "s3://BUCKET/PREFIX"),
+        ("gs:///x", "gs://BUCKET/PREFIX"),
+        ("abfss:///x", "abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/PREFIX"),
+    ],
+)
+def test_an_output_without_a_bucket_is_refused(bucket: TestBucket, uri: str, form: str) -> None:
     (fault,) = faults_of(bucket, uri)
-    assert (fault.field, fault.expected) == ("spec.sink.uri", "s3://BUCKET/PREFIX")
+    assert (fault.field, fault.expected) == ("spec.sink.uri", form)
+
+
+@pytest.mark.parametrize("uri", ["hdfs://", "hdfs:///", "hdfs://host", "hdfs://host//"])
+def test_an_output_in_hdfs_without_a_folder_is_refused(bucket: TestBucket, uri: str) -> None:
+    assert faults_of(bucket, uri) == [JobFault("spec.sink.uri", f"{uri} names no folder", "hdfs://HOST/PATH")]
+
+
+def test_an_output_without_a_container_is_refused(bucket: TestBucket) -> None:
+    (fault,) = faults_of(bucket, "abfss://@acc.dfs.core.windows.net/x")
+    assert fault.field == "spec.sink.storage"
+    assert "names no container" in fault.found
 
 
 def test_a_bucket_that_is_not_there_is_named(bucket: TestBucket) -> None:

@@ -63,9 +63,11 @@ ENVIRONMENT_READERS = {
     "sidecar/predictors.py",  # hands the environment on to the predictor host
     "coordinator/config.py",
     "coordinator/probing.py",  # likewise to the probe
+    "proto/headrace/hdfs_identity.py",  # as an SDK's chain of credentials does
     "coordinator/cli/chaos_command.py",
     "coordinator/cli/commands.py",
     "coordinator/cli/reject_commands.py",
+    "proto/headrace/azure_auth.py",  # keys of stores stand nowhere else; for the other stores their SDKs read it
 }
 
 
@@ -84,6 +86,28 @@ def test_decisions_take_time_and_randomness_as_arguments(path: Path) -> None:
             modules = [node.module or ""]
         for module in modules:
             assert module in allowed or module.split(".")[0] in ("headrace", "coordinator", "sidecar"), module
+
+
+WALL_CLOCKS = {
+    "time": {"time", "time_ns", "localtime", "gmtime", "ctime", "asctime", "strftime", "clock_gettime"},
+    "datetime": {"now", "utcnow", "today"},
+    "date": {"today"},
+    "Timestamp": {"now", "utcnow", "today"},
+}
+TELLERS_OF_TIME = {"coordinator/main.py"}
+"""Metrics say when they were taken."""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_nobody_asks_for_the_time_of_day(path: Path) -> None:
+    asked = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            owner = getattr(node.value, "attr", getattr(node.value, "id", ""))
+            asked |= {node.attr} & WALL_CLOCKS.get(owner, set())
+        elif isinstance(node, ast.ImportFrom):
+            asked |= {name.name for name in node.names} & WALL_CLOCKS.get(node.module or "", set())
+    assert not asked or name_of(path) in TELLERS_OF_TIME, "it jumps; durations and deadlines are monotonic"
 
 
 def test_generated_code_is_fresh(tmp_path: Path) -> None:

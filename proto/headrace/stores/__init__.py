@@ -1,4 +1,4 @@
-"""Stores that outputs lie in: local folders and buckets of S3, behind one port (`headrace.stores.port`).
+"""Stores that outputs lie in: local folders, object stores and HDFS, behind one port (`headrace.stores.port`).
 
 What a store needs beyond this project is imported when an output lies in one.
 """
@@ -9,26 +9,22 @@ from typing import TYPE_CHECKING
 from headrace.errors import BadJob, Fault
 from headrace.program import StorageOptions
 from headrace.stores.local import LocalStore
-from headrace.uris import has_credentials
+from headrace.uris import has_credentials, scheme_of
 
 if TYPE_CHECKING:
     from headrace.stores.port import OutputStore
 
-__all__ = ["check_plain", "is_object_store", "open_store"]
-
-
-def is_object_store(uri: str) -> bool:
-    """Whether an output of this URI lies in an object store, not in a folder."""
-    return uri.startswith("s3://")
+__all__ = ["check_plain", "open_store"]
 
 
 def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, staging: str = "") -> "OutputStore":
     """The store of one output.
 
     Args:
-        uri: an absolute path, or ``s3://BUCKET/PREFIX``.
+        uri: an absolute path, ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX``,
+            ``abfss://CONTAINER@ACCOUNT.../PREFIX`` or ``hdfs://HOST/PATH``.
         uid: the job's whose output it is; "" to read only.
-        storage: how an object store is reached.
+        storage: how a store behind a network is reached.
         staging: the staging folder that the coordinator names.
 
     Raises:
@@ -36,16 +32,31 @@ def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, s
     """
     check_plain("the output", uri)
     check_plain("the endpoint", storage.endpoint if storage else "")
-    if not is_object_store(uri):
-        return LocalStore(Path(uri), uid, Path(staging) if staging else None)
+    scheme = scheme_of(uri)
     try:
-        from headrace.stores.s3 import S3Store
+        match scheme:
+            case "s3":
+                from headrace.stores.s3 import S3Store
+
+                return S3Store(uri, uid, storage or StorageOptions())
+            case "gs":
+                from headrace.stores.gcs import GcsStore
+
+                return GcsStore(uri, uid, storage or StorageOptions())
+            case "abfs" | "abfss":
+                from headrace.stores.azure import AzureStore
+
+                return AzureStore(uri, uid, storage or StorageOptions())
+            case "hdfs":
+                from headrace.stores.hdfs import HdfsStore
+
+                return HdfsStore(uri, uid, storage or StorageOptions())
+            case _:
+                return LocalStore(Path(uri), uid, Path(staging) if staging else None)
     except ImportError as error:
-        raise BadJob(
-            [Fault("spec.sink.uri", f"{uri} needs a package that isn't installed: {error}", _INSTALL)]
-        ) from error
-    try:
-        return S3Store(uri, uid, storage or StorageOptions())
+        extra = "azure" if scheme.startswith("abfs") else {"gs": "gcs"}.get(scheme, scheme)
+        found = f"{uri} needs a package that isn't installed: {error}"
+        raise BadJob([Fault("spec.sink.uri", found, f"pip install 'headrace[{extra}]'")]) from error
     except OSError as error:
         raise BadJob([Fault("spec.sink.storage", str(error))]) from error
 
@@ -61,4 +72,3 @@ def check_plain(field: str, url: str) -> None:
 
 
 _KEYS = "the URL without them: keys belong in the environment, a profile or a role"
-_INSTALL = "pip install 'headrace[s3]'"

@@ -25,8 +25,10 @@ from botocore import UNSIGNED
 
 from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
-from headrace.retries import Patience, RetryBudget
+from headrace.retries import RetryBudget
+from headrace.stores.bucket_store import TOKEN, Head
 from headrace.stores.port import StoreUnavailable
+from headrace.stores.writing import PATIENCE
 from headrace.uris import without_credentials
 
 T = TypeVar("T")
@@ -35,10 +37,6 @@ CONNECTIONS = 32
 """Of one process to one store."""
 CONNECT_S = 5.0
 """A store that is there takes a connection in far less."""
-LISTED_MAX = 1000
-"""Keys in one answer, and in one request that deletes."""
-PATIENCE = Patience(tries=8, first_s=0.1)
-"""Of an output's requests: more tries than a reader's, the first of them sooner."""
 
 _TRANSIENT_STATUS = {408, 409, 425, 429, 500, 502, 503, 504}
 _TRANSIENT_CODES = {
@@ -70,15 +68,6 @@ class BadUpload(OSError):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """What a store says of one object."""
-
-    size: int
-    version: str  # its ETag
-    metadata: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class Upload:
     """A multipart upload that isn't complete."""
 
@@ -98,6 +87,11 @@ class Bucket:
             self._client = _client(storage, self._pacing.patience.timeout_s)
         except (botocore.exceptions.BotoCoreError, ValueError) as error:
             raise OSError(f"s3://{name}: {error}") from error
+
+    @property
+    def place(self) -> str:
+        """Its URI."""
+        return f"s3://{self.name}"
 
     def call(self, operation: str, key: str = "", **params: Any) -> dict[str, Any]:
         """One request, tried again while the store is to blame. Bodies of answers aren't read."""
@@ -136,12 +130,11 @@ class Bucket:
             found = self.call("head_object", key)
         except FileNotFoundError:
             return None
-        return Head(int(found["ContentLength"]), found["ETag"], found.get("Metadata", {}))
+        return Head(int(found["ContentLength"]), found["ETag"], found.get("Metadata", {}).get(TOKEN, ""))
 
-    def read(self, key: str) -> bytes | None:
-        """A whole small object, None where there is none."""
-        found = self.head(key)
-        return None if found is None else self.get(key, 0, found.size, found.version)
+    def put(self, key: str, body: bytes, token: str) -> None:
+        """Creates an object; FileExistsError: there is one, maybe this, when an answer was lost."""
+        self.call("put_object", key, Body=body, IfNoneMatch="*", Metadata={TOKEN: token})
 
     def keys(self, prefix: str, *, deep: bool = True) -> Iterator[str]:
         """Keys that begin with `prefix`; not `deep`: without those that have a further ``/``."""
@@ -167,7 +160,7 @@ class Bucket:
             params |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page.get("NextUploadIdMarker", "")}
 
     def delete(self, keys: list[str]) -> None:
-        """Deletes up to LISTED_MAX objects; those that are gone already are fine."""
+        """Deletes up to 1,000 objects; those that are gone already are fine."""
         found = self.call("delete_objects", Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True})
         for error in found.get("Errors", ()):
             raise OSError(f"s3://{self.name}/{error['Key']} can't be deleted: {error.get('Message', error['Code'])}")
@@ -219,7 +212,17 @@ def _cached_client(storage: StorageOptions, timeout_s: float) -> Any:
         **({"s3": {"addressing_style": "path"}} if storage.endpoint else {}),
     )
     region = storage.region or _session().get_config_variable("region") or "us-east-1"
-    return _session().create_client("s3", region_name=region, endpoint_url=storage.endpoint or None, config=config)
+    made = _session().create_client("s3", region_name=region, endpoint_url=storage.endpoint or None, config=config)
+    made.meta.events.register("before-parse.s3", _refuse_half)
+    return made
+
+
+def _refuse_half(response_dict: dict[str, Any], **_: object) -> None:
+    """A body shorter than its header says is a lost answer; of half an error the SDK makes one without its code."""
+    body, nbytes = response_dict["body"], response_dict["headers"].get("content-length")
+    has_body = isinstance(body, bytes) and not response_dict["context"]["operation_name"].startswith("Head")
+    if has_body and nbytes and response_dict["status_code"] not in (204, 304) and len(body) < int(nbytes):
+        raise botocore.exceptions.IncompleteReadError(actual_bytes=len(body), expected_bytes=int(nbytes))
 
 
 def _client(storage: StorageOptions, timeout_s: float) -> Any:

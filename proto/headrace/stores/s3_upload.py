@@ -10,36 +10,22 @@ Not here: requests and their retries (`headrace.stores.s3_client`).
 """
 
 import base64
-import contextlib
 import hashlib
 import json
 import secrets
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from headrace.errors import SinkError
 from headrace.publish import StagingGone
+from headrace.stores.bucket_store import TOKEN, is_made
+from headrace.stores.parts import Parts
 from headrace.stores.s3_client import Bucket, NoSuchUpload
 
-PART_BYTES = 8 << 20
-"""Of a file's first parts. Files up to this are one part."""
 PARTS_GROW = 1000
 """After so many parts their size doubles: S3 takes 10,000 of them, and 5 TB."""
-PARTS_AHEAD = 2
-"""Of one file, under way at once while the next one fills."""
-UPLOADERS = 16
-"""Requests of uploads and of publishing under way at once in one process."""
 ABORTS_MAX = 20
 """Requests until the store must have forgotten an upload: parts that were under way can outlive one."""
-TOKEN = "headrace-upload"
-"""Name in an object's metadata."""
-
-
-class NameTaken(SinkError):
-    """The object that an upload should become is another one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,72 +56,46 @@ def parked_from(text: str) -> Parked:
     return Parked(upload, token, tuple(parts))
 
 
-class Staging:
+class Staging(Parts):
     """One file being uploaded. Used by one thread at a time; parts go out in others."""
 
     def __init__(self, bucket: Bucket, key: str, part_bytes: int) -> None:
         """`part_bytes` is the size of the first parts."""
+        super().__init__(part_bytes)
         self._bucket = bucket
         self._key = key
-        self._part_bytes = part_bytes
         self._token = secrets.token_hex(16)
         self._upload = ""  # its id, once there is one
-        self._buffer = bytearray()
-        self._parts: deque[Future[str]] = deque()  # under way
         self._etags: list[str] = []
-        self._number = 0
-
-    def append(self, data: memoryview) -> None:
-        """Adds bytes; waits while enough of them are under way."""
-        while data:
-            part_bytes = part_size(self._part_bytes, self._number)
-            room = part_bytes - len(self._buffer)
-            self._buffer += data[:room]
-            data = data[room:]
-            if len(self._buffer) == part_bytes:
-                self._send()
-
-    def unsent(self) -> bytes | None:
-        """All bytes, if none of them has been sent."""
-        return None if self._number else bytes(self._buffer)
 
     def finish(self) -> str:
         """Waits until the store has all parts."""
-        if self._buffer or not self._number:  # a file of no bytes is one part of none
-            self._send()
-        while self._parts:
-            self._etags.append(self._parts.popleft().result())
+        self._flush()
         return Parked(self._upload, self._token, tuple(self._etags)).to_text()
 
     def discard(self) -> None:
         """Aborts the upload."""
-        for part in self._parts:
-            part.cancel()
-        for part in self._parts:
-            with contextlib.suppress(OSError):
-                if not part.cancelled():
-                    part.result()
-        self._parts.clear()
+        self._cancel()
         if self._upload:
             self._bucket.attempt("abort_multipart_upload", self._key, UploadId=self._upload)
             self._upload = ""
 
-    def _send(self) -> None:
-        if not self._upload:
-            made = self._bucket.call("create_multipart_upload", self._key, Metadata={TOKEN: self._token})
-            self._upload = made["UploadId"]
-        while len(self._parts) >= PARTS_AHEAD:
-            self._etags.append(self._parts.popleft().result())
-        body, self._buffer = bytes(self._buffer), bytearray()
-        self._number += 1
-        self._parts.append(uploaders().submit(self._send_part, self._number, body))
+    def _begin(self) -> None:
+        made = self._bucket.call("create_multipart_upload", self._key, Metadata={TOKEN: self._token})
+        self._upload = made["UploadId"]
 
-    def _send_part(self, number: int, body: bytes) -> str:
+    def _size_of(self, number: int) -> int:
+        return part_size(self._part_bytes, number)
+
+    def _put(self, number: int, body: bytes) -> str:
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         answer = self._bucket.call(
-            "upload_part", self._key, UploadId=self._upload, PartNumber=number, Body=body, ContentMD5=digest
+            "upload_part", self._key, UploadId=self._upload, PartNumber=number + 1, Body=body, ContentMD5=digest
         )
         return str(answer["ETag"])
+
+    def _arrived(self, number: int, called: str) -> None:
+        self._etags.append(called)
 
 
 def complete(bucket: Bucket, key: str, parked: Parked, size: int) -> None:
@@ -158,22 +118,8 @@ def complete(bucket: Bucket, key: str, parked: Parked, size: int) -> None:
     except (NoSuchUpload, FileExistsError) as error:
         # Also when this very request was sent twice, for want of an answer. Looked at only now: an upload that is gone
         # has either become the object before or never will.
-        if not is_completed(bucket, key, parked, size):
+        if not is_made(bucket, key, parked.token, size):
             raise StagingGone(f"s3://{bucket.name}/{key} isn't published and its upload is gone.") from error
-
-
-def is_completed(bucket: Bucket, key: str, parked: Parked, size: int) -> bool:
-    """Whether the object is there and is this upload's.
-
-    Raises:
-        NameTaken: it is another one's.
-    """
-    found = bucket.head(key)
-    if found is None:
-        return False
-    if (found.size, found.metadata.get(TOKEN)) != (size, parked.token):
-        raise NameTaken(f"s3://{bucket.name}/{key} exists with other content; it is not overwritten.")
-    return True
 
 
 def is_parked(bucket: Bucket, key: str, parked: Parked, size: int) -> bool:
@@ -210,9 +156,3 @@ def abort(bucket: Bucket, key: str, upload: str) -> None:
 def part_size(first: int, number: int) -> int:
     """Bytes of the part that `number` others precede, where the first has `first`."""
     return first << (number // PARTS_GROW)
-
-
-@cache
-def uploaders() -> ThreadPoolExecutor:
-    """Threads of this process that wait for answers of stores."""
-    return ThreadPoolExecutor(UPLOADERS, "upload")
