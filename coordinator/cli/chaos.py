@@ -183,10 +183,14 @@ class _Chaos:
         self._stopped.clear()
 
     def _conclude(self, code: int, out: str) -> int:
-        if not out:  # the run has said on stderr why it ended
-            return code
         from coordinator.verify import verify
 
+        self._broken.sort(key=lambda fault: fault.at_s)
+        if not out:  # the run has said on stderr why it ended
+            if self._broken:
+                plain = chaos_json(self._options.seed, self._broken, None, None, self._outlived)
+                say(text_of(plain, self._options.output, chaos_lines))
+            return code
         job: dict[str, Any] = json.loads(out)
         report = verify(job["output"], self._options.storage) if code == ExitCode.DONE else None
         plain = chaos_json(self._options.seed, self._broken, job, report, self._outlived)
@@ -258,13 +262,16 @@ class _Chaos:
                     )
             case Kind.FILL_LEDGER_DISK:
                 struck = set_file_limit(coordinator, 0)
+                # It is felt as soon as something has to be written.
+                if struck and await self._until(lambda: not is_alive(coordinator), at) is None:
+                    set_file_limit(coordinator, None)
+                    return Broken(kind, what, at - self._begun, None, alone)
+                at = time.monotonic()
             case _:
                 struck = send(coordinator, signal.SIGKILL)
         if not struck:
             return None
         recovered_s = await self._until_sight(lambda seen: seen.term > sight.term and seen.is_working, at)
-        if kind is Kind.FILL_LEDGER_DISK and is_alive(coordinator):
-            set_file_limit(coordinator, None)
         return Broken(kind, what, at - self._begun, recovered_s, alone)
 
     async def _strike_worker(

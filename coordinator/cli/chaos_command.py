@@ -39,13 +39,16 @@ class Kinds(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
 
         if isinstance(value, tuple):
             return value
+        known = "".join(f"\n  {kind:<18} {meaning}" for kind, meaning in MEANINGS.items())
+        if value == "?" and ctx is not None:
+            click.echo(f"What can be broken:{known}")
+            ctx.exit()
         names = [name.strip() for name in str(value).split(",") if name.strip()]
         if names == ["all"]:
             return tuple(Kind)
         try:
             return tuple(map(Kind, names))
         except ValueError as error:
-            known = "".join(f"\n  {kind:<18} {meaning}" for kind, meaning in MEANINGS.items())
             self.fail(f"{error}. There are:{known}", param, ctx)
 
 

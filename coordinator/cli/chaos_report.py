@@ -55,16 +55,19 @@ def recoveries(broken: Sequence[Broken]) -> list[dict[str, Any]]:
 
 
 def chaos_json(
-    seed: int, broken: Sequence[Broken], job: Mapping[str, Any], report: Report | None, outlived: Sequence[str]
+    seed: int, broken: Sequence[Broken], job: Mapping[str, Any] | None, report: Report | None, outlived: Sequence[str]
 ) -> dict[str, Any]:
     """All of it as plain values.
 
     Args:
+        job: the run's last word; None: it was interrupted.
         report: of an output that the run says is complete.
         outlived: processes that a killed run has left.
     """
-    accounted = job["rows_out"] + job["rows_filtered"] + job["rows_rejected"]
-    is_whole = report is not None and report.is_proven and report.rows_read >= job["rows_read"] == accounted
+    is_whole = False
+    if job is not None and report is not None:
+        accounted = job["rows_out"] + job["rows_filtered"] + job["rows_rejected"]
+        is_whole = report.is_proven and report.rows_read >= job["rows_read"] == accounted
     return {
         "seed": seed,
         "faults": [
@@ -74,7 +77,7 @@ def chaos_json(
         "is_nothing_lost": is_whole,
         "findings": [] if report is None else [f"{x.kind}: {x.message}" for x in report.findings],
         "outlived": list(outlived),
-        "job": dict(job),
+        "job": None if job is None else dict(job),
     }
 
 
@@ -86,7 +89,9 @@ def chaos_lines(plain: Mapping[str, Any]) -> list[str]:
     if faults:
         lines += ["", *(_seconds(plain["recoveries"]))]
     lines.append("")
-    if plain["is_nothing_lost"]:
+    if job is None:
+        lines.append("The run didn't end by itself; the same command continues it.")
+    elif plain["is_nothing_lost"]:
         lines.append(
             f"Nothing is lost and nothing came twice: {job['rows_in']:,} rows read = {job['rows_out']:,} out + "
             f"{job['rows_filtered']:,} filtered + {job['rows_rejected']:,} rejected, every file as the manifest says."

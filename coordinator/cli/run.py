@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.cli.children import Child, Children
 from coordinator.cli.interrupted import Interrupted
+from coordinator.cli.leftovers import MARK, end_leftovers
 from coordinator.cli.progress import Progress
 from coordinator.cli.show import warn
 from coordinator.cli.state import JobFolder, job_folder
@@ -95,6 +96,7 @@ def run_job(options: RunOptions, environ: Mapping[str, str]) -> int:
     folder.create()
     folder.lock()  # held until this process ends
     folder.sweep()
+    end_leftovers(folder.path)
     http = None if options.http_port is None else loopback_socket(options.http_port)
     if http is not None:
         warn(f"metrics: http://127.0.0.1:{http.getsockname()[1]}/metrics, beside /livez, /readyz")
@@ -122,7 +124,7 @@ class _Run:
         self._folder = folder
         self._begun = begun
         self._progress = Progress(quiet=options.output != "table")
-        self._children = Children(folder.logs, options.verbose, environ)
+        self._children = Children(folder.logs, options.verbose, {**environ, MARK: str(folder.path)})
         self._orphans = Orphans()  # of a worker that was killed with its hosts
         self._workers: list[Child] = []
         self._coordinator: Child | None = None
@@ -348,6 +350,7 @@ class _Run:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._orphans.end()
+        end_leftovers(self._folder.path)
 
     def _on_signal(self, number: int) -> None:
         self._interrupts += 1

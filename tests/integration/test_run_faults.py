@@ -187,6 +187,22 @@ def test_what_the_stages_of_a_killed_host_started_ends_too(site: Faults, victims
     assert site.processes() == []
 
 
+def test_the_next_run_ends_what_no_process_of_a_killed_one_was_left_to_end(site: Faults) -> None:
+    site.ids("ids-0.parquet", 0, 1000)
+    job = site.stage_job("Leaves", {"folder": str(site.folder), "where": "worker"})
+    run = site.start_marked(job)
+    wait_for("the model is being loaded", (site.folder / "loading").exists)
+    for found in site.processes():
+        if "sleep 7777" not in found.command:
+            os.kill(found.pid, signal.SIGKILL)
+    run.communicate()
+    left = {found.pid for found in site.processes("sleep 7777")}
+    assert left, "nobody was left to end them"
+    site.let_go()
+    site.finish_complete(site.start_marked(job))
+    assert site.processes() == []
+
+
 # ---------------------------------------------------------------------- signals
 
 
