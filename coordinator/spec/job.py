@@ -30,11 +30,15 @@ def scheme_of(uri: str) -> str:
 
 
 def absolute_uri(uri: str, folder: Path) -> str:
-    """`uri` as an absolute path where it is a local one, seen from `folder`; ``~`` is the user's home."""
-    if scheme_of(uri) == "file":
+    """`uri` as an absolute path where it is a local one, seen from `folder`; ``~`` is the user's home.
+
+    Of a URI the scheme is in lower case then.
+    """
+    scheme = scheme_of(uri)
+    if scheme == "file":
         return uri[len("file://") :]
-    if scheme_of(uri):
-        return uri
+    if scheme:
+        return scheme + uri[len(scheme) :]
     # normpath, not resolve(): a glob is no file, and what a link points to may change while the job waits.
     path = os.path.normpath(folder / os.path.expanduser(uri))
     return path + "/" if uri.endswith("/") and path != "/" else path

@@ -208,6 +208,11 @@ def test_a_store_of_a_later_version_is_refused(tmp_path: Path, old: str, new: st
     assert fault.endswith(expected)
 
 
+def test_a_scheme_may_be_written_in_capitals(tmp_path: Path) -> None:
+    loaded = load_job(write(tmp_path, changed("in/*.parquet", "S3://bucket/In/*.parquet")), {}, {})
+    assert loaded.job.absolute(tmp_path).spec.source.uri == ["s3://bucket/In/*.parquet"]
+
+
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:8000/a.parquet", "file:///data/*.parquet"])
 def test_a_parquet_source_may_be_http_or_file(tmp_path: Path, uri: str) -> None:
     loaded = load_job(write(tmp_path, changed("in/*.parquet", uri)), {}, {})
