@@ -71,6 +71,7 @@ class Journal:
         self._chain = b""
         self._checkpoint = 0  # number of the last fact of the last checkpoint
         self._lasting = hashlib.blake2b(digest_size=_CHAIN_BYTES)  # over the chains of all lasting facts
+        self._failure = ""  # why nothing more is written
 
     @classmethod
     def open(cls, path: Path) -> "Journal":
@@ -194,6 +195,8 @@ class Journal:
         self.id = self._chain = bytes(row[0])
 
     def _write(self, facts: Iterable[Fact], *, is_checkpoint: bool) -> int:
+        if self._failure:  # what waited behind a write that failed would leave a gap where that was to be
+            raise JournalFailed(self._failure)
         execute = self._connection.execute
         before = self._last, self._chain, self._lasting.copy()
         try:
@@ -204,7 +207,8 @@ class Journal:
                 execute("INSERT OR REPLACE INTO marks VALUES ('checkpoint', ?)", (mark,))
             execute("COMMIT")
         except sqlite3.Error as e:
-            raise JournalFailed(f"{self.path} can't be written: {e}") from e
+            self._failure = f"{self.path} can't be written: {e}"
+            raise JournalFailed(self._failure) from e
         except BaseException:
             # The caller's stream of facts failed, not the disk: as if nothing had been asked.
             execute("ROLLBACK")

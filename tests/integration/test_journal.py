@@ -326,6 +326,22 @@ def test_a_failed_write_is_final(path: Path, journal: Journal) -> None:
         journal.append([facts.TermRaised(2)])
 
 
+def test_nothing_is_written_behind_a_checkpoint_that_failed(path: Path, journal: Journal) -> None:
+    """Its disk was full for a moment, and a decision waited in the same queue: there must be no gap before it."""
+    journal.append([facts.TermRaised(1)])
+    (pages,) = journal._connection.execute("PRAGMA page_count").fetchone()
+    journal._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(JournalFailed, match="full"):
+        journal.checkpoint([facts.TermRaised(term) for term in range(2, 20_000)])
+    journal._connection.execute(f"PRAGMA max_page_count = {100 * pages}")
+    with pytest.raises(JournalFailed, match="full"):
+        journal.append([facts.TermRaised(2)])
+    journal.close()
+    again = Journal.open(path)
+    assert [fact for _, fact in again.replay()] == [facts.TermRaised(1)]
+    again.close()
+
+
 def test_what_was_appended_survives_kill_9(path: Path) -> None:
     code = (
         "import os, pathlib, signal, sys\n"

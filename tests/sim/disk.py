@@ -67,6 +67,7 @@ class SimJournal:
         self._chain = bytes(16)
         self._checkpoint = 0
         self._bodies: dict[int, bytes] = {}
+        self._is_failed = False
 
     @property
     def facts_since_checkpoint(self) -> int:
@@ -82,6 +83,8 @@ class SimJournal:
         return self._write(facts, is_checkpoint=True)
 
     def _write(self, facts: Iterable[Fact], *, is_checkpoint: bool) -> int:
+        if self._is_failed:
+            raise JournalFailed("the simulated disk has failed")
         rows, numbered = [], []
         for fact in facts:
             body = encode(fact)
@@ -91,12 +94,14 @@ class SimJournal:
             rows.append(_ROW.pack(self.last, self._chain, len(body)) + body)
             numbered.append((self.last, fact))
         payload = b"".join(rows)
+        self._is_failed = True  # unless it comes to its end
         self._step()
         if self._disk.is_full:
             raise JournalFailed("the simulated disk is full")
         self._disk.data += _LENGTH.pack(len(payload), is_checkpoint) + payload + _digest(payload)
         self._step()
         self._sync()
+        self._is_failed = False
         self._witness.durable(numbered)
         if is_checkpoint:
             self._checkpoint = self.last
