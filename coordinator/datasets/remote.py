@@ -10,6 +10,7 @@ from coordinator.datasets.globs import ANY_FOLDERS, Excludes, PathMatcher, liter
 from coordinator.datasets.listing import InputFile, names_text
 from coordinator.datasets.spec import SourceFormat, StorageSpec
 from headrace.errors import Fault
+from headrace.retries import Patience
 from headrace.uris import is_remote
 from headrace.versions import with_modified
 
@@ -23,6 +24,10 @@ CHUNK_BYTES = 2 << 20
 """Of a text file whose head is looked at; one request where the file isn't longer."""
 
 
+PATIENCE = Patience(tries=8)
+"""Eight seconds in the mean: no job is there yet that could pause while its store is away."""
+
+
 class Remote:
     """The remote files of one source. What it needs is imported when the first of them is met."""
 
@@ -33,9 +38,10 @@ class Remote:
     @cached_property
     def files(self) -> "RemoteFiles":
         """How they are reached."""
+        from headrace.httpfile import Pacing
         from headrace.remote_files import RemoteFiles
 
-        return RemoteFiles(self._storage.options)
+        return RemoteFiles(self._storage.options, Pacing(PATIENCE))
 
     def open(self, file: InputFile, chunk_bytes: int = CHUNK_BYTES) -> Any:
         """A remote file's bytes as a stream that may be read anywhere; None for a local file.

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.datasets.remote import PATIENCE
 from headrace.errors import InputChanged, SourceUnavailable
 from headrace.httpfile import HttpFiles, Pacing, PlainUrls
 from headrace.retries import RETRY_COST, Patience, RetryBudget
@@ -90,3 +91,8 @@ def test_nothing_is_asked_of_an_empty_range() -> None:
     assert files.range(NOWHERE, 5, 5, size=10, version="") == b""
     with pytest.raises((SourceUnavailable, InputChanged)):
         files.range(NOWHERE, 5, 6, size=10, version="")
+
+
+def test_planning_waits_for_a_store_that_is_away_for_some_seconds() -> None:
+    waits = [PATIENCE.wait(failures, 0.0, 0.5) for failures in range(1, PATIENCE.tries)]
+    assert sum(wait or 0.0 for wait in waits) > 8.0
