@@ -442,7 +442,7 @@ class ShardTable:
             for shard, epoch, worker, incarnation in rest["publishing"]
         }
         self._errors = dict(rest["errors"])
-        self._lost = {shard: Lost(parts, nbytes) for shard, parts, nbytes in rest["lost"]}
+        self._lost = {shard: Lost(parts, nbytes) for shard, parts, nbytes in rest.get("lost", ())}
         self.lost = sum(self._lost.values(), NOTHING_LOST)
         self._cut_off = {(shard, epoch): (w, i) for shard, epoch, w, i in rest["cut_off"]}
         self._pending.rebuild()
