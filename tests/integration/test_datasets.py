@@ -116,7 +116,7 @@ def test_unicode_and_spaces_in_paths_are_plain_names(tmp_path: Path) -> None:
         ("nothing-*.parquet", "matches no file"),
         ("nowhere/*.parquet", "there is no folder"),
         ("empty", "holds no file"),
-        ("hdfs://lake/x", "hdfs:// is not supported yet"),
+        ("ftp://lake/x", "ftp:// is not supported yet"),
         ("other", "holds no parquet file"),
         ("dangling", "is a link to nothing"),
     ],

@@ -39,10 +39,11 @@ DIGEST_STAGE = {"name": "digest", "python": "digest:Digest"}
 
 
 class Peak:
-    """The most memory (PSS) that this process's children had together while the block ran, in bytes."""
+    """The most memory (PSS) that children started in the block had together, in bytes."""
 
     def __enter__(self) -> "Peak":
         self.pss = 0
+        self._before = set(psutil.Process().children(recursive=True))  # servers of other tests
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -54,7 +55,8 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._ended.wait(0.02):
-            self.pss = max(self.pss, sum(map(_pss, psutil.Process().children(recursive=True))))
+            children = set(psutil.Process().children(recursive=True)) - self._before
+            self.pss = max(self.pss, sum(map(_pss, children)))
 
 
 def _pss(process: psutil.Process) -> int:
