@@ -9,7 +9,7 @@ Not here: what the job file says wrong by itself (`coordinator.spec`), loading t
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from headrace.errors import BadJob, Fault
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.program import Program
 
 _SOURCE, _SINK = "spec.source", "spec.sink"
+_SINK_URI = f"{_SINK}.uri"
 _HARMLESS = {
     _SOURCE: ("uri", "columns", "filter", "onCorrupt"),
     _SINK: ("uri", "format", "columns", "compression"),
@@ -34,10 +35,11 @@ _NAME = re.compile(r"[.\[]")
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What is known to be wrong before the job is examined."""
+    """What is known to be wrong before the job is examined, or after it."""
 
     faults: tuple[Fault, ...] = ()
     blank: frozenset[str] = field(default_factory=frozenset)  # sections that are but stand-ins
+    unseen: str = ""  # why the output couldn't be looked at
 
     @staticmethod
     def of(loaded: "LoadedJob") -> "Told":
@@ -65,7 +67,7 @@ class Told:
             for fault in dict.fromkeys(faults)
             if fault.field not in fields and not any(is_within(fault.field, section) for section in self.blank)
         ]
-        return Told((*self.faults, *new), self.blank)
+        return replace(self, faults=(*self.faults, *new))
 
 
 def examine(
@@ -83,7 +85,7 @@ def examine(
     what `job.spec.source` says, if given.
     """
     from coordinator.datasets import find_source
-    from coordinator.planning import find_faults, named_columns, sink_faults, source_columns
+    from coordinator.planning import find_faults, look_at_sink, named_columns, source_columns
 
     told = before = told or Told()
     is_known = _SOURCE not in told.blank
@@ -95,16 +97,16 @@ def examine(
         is_known = job.spec.source.format != "csv" or not before.is_doubtful(_SOURCE)
         told = told.also(faults if is_known else [fault for fault in faults if not fault.field.startswith(_FOLLOWING)])
     told = told.also(find_faults(job, source if is_known else None, probes, untyped=doubtful_stages(job, before)))
-    if with_output and _SINK not in before.blank:
+    is_sink_told = any(fault.field == _SINK_URI for fault in before.faults)
+    if with_output and _SINK not in before.blank and not is_sink_told:
         dataset = source.dataset if source is not None else None
-        told = told.also(
-            sink_faults(
-                job,
-                dataset,
-                is_mode_known=not before.is_doubtful(_SINK),
-                is_source_known=_SOURCE not in before.blank,
-            )
+        look = look_at_sink(
+            job,
+            dataset,
+            is_mode_known=not before.is_doubtful(_SINK),
+            is_source_known=_SOURCE not in before.blank,
         )
+        told = replace(told.also(look.faults), unseen=look.unseen)
     return source, told
 
 
@@ -116,8 +118,8 @@ def examined_program(
     with_output: bool = True,
     told: Told | None = None,
     source: "PlannedSource | None" = None,
-) -> "tuple[PlannedSource, Program]":
-    """The source and the program of a job that is right, looked at as `examine` does.
+) -> "tuple[PlannedSource, Program, str]":
+    """The source and the program of a job that is right, looked at as `examine` does, and `Told.unseen`.
 
     Raises:
         BadJob: all that `examine` finds wrong.
@@ -127,7 +129,8 @@ def examined_program(
     source, told = examine(job, probes, limit_rows=limit_rows, with_output=with_output, told=told, source=source)
     if source is None or told.faults:
         raise BadJob(told.faults)
-    return source, resolve(job, source, probes, limit_rows=limit_rows, workers=job.spec.workers.max or 1)
+    program = resolve(job, source, probes, limit_rows=limit_rows, workers=job.spec.workers.max or 1)
+    return source, program, told.unseen
 
 
 def doubtful_stages(job: "InferenceJob", told: Told) -> set[int]:

@@ -278,9 +278,9 @@ class Output:
                 self.store.create(SUCCESS, body)
 
     def clear(self) -> None:
-        """Removes what was staged and never published."""
+        """Removes what was staged and never published, in a complete output."""
         with _sink_errors(self.place, "cleared"):
-            self.store.drop_staged()
+            self.store.drop_leavings()
 
     def abandon(self) -> None:
         """Removes all that this unfinished job left: staging, marks of its end, published files, its claim."""
@@ -293,7 +293,7 @@ class Output:
                 self.store.remove([f"{HIDDEN}/{newest_manifest(self.store)[1]}"])
         self.take_staging()
         self.sweep((), None)
-        self.clear()  # uploads that workers began during the sweep
+        self.sweep((), None)  # uploads that workers began during the first
         self.release_claim()
 
     # ------------------------------------------------------------------ inside

@@ -171,7 +171,7 @@ def _checked(submission: Submission, *, with_output: bool) -> CheckedJob:
         job, given, rejected = rejected_job(job)
         with_output = False  # which must be there, and not be empty
     probes = probes_from_json(submission.probes)
-    source, program = examined_program(
+    source, program, _ = examined_program(
         job, probes, limit_rows=submission.limit_rows, with_output=with_output, source=given
     )
     if rejected is not None:

@@ -106,7 +106,7 @@ def _new_plan(
 
     job = loaded.job.absolute(loaded.folder)
     try:
-        source, program = examined_program(job, probes, limit_rows=limit_rows, told=told)
+        source, program, unseen = examined_program(job, probes, limit_rows=limit_rows, told=told)
         check_append(program, probes)
     except BadJob as error:
         raise loaded.located(error) from error
@@ -124,6 +124,7 @@ def _new_plan(
         "shards": len(planner.cut(dataset, workers=program.workers)),
         "shards_committed": 0,
         **_program_plan(program, outputs),
+        "warnings": [f"the output couldn't be looked at, and no run begins before it can: {unseen}"] if unseen else [],
     }
 
 
@@ -150,6 +151,7 @@ def _standing_plan(loaded: "LoadedJob", standing: "JobLedger", limit_rows: int |
         "shards": counts.total,
         "shards_committed": counts.committed,
         **_program_plan(program_from_json(planned.program), {}),
+        "warnings": [],
     }
 
 
@@ -188,7 +190,7 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
     lines.append(
         f"  output  {plan['output']}: " + ", ".join(f"{name} from {ref}" for name, ref in plan["columns"].items())
     )
-    return lines
+    return lines + [f"  warning {text}" for text in plan["warnings"]]
 
 
 def _outputs(outputs: Any) -> list[str] | None:

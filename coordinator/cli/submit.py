@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 
 
 async def prepare(
-    job: "InferenceJob", folder: Path, submitted: "InferenceJob", *, limit_rows: int | None, again: bool
+    job: "InferenceJob",
+    folder: Path,
+    submitted: "InferenceJob",
+    *,
+    limit_rows: int | None,
+    again: bool,
+    environ: Mapping[str, str] | None = None,
 ) -> tuple[v1.SubmitRequest, Mapping[str, Probe], Sequence[Fault]]:
     """The request that submits a job, the probes of its stages, and what is wrong with those.
 
@@ -37,9 +43,10 @@ async def prepare(
         submitted: the same, with what the command line says.
         limit_rows: take the first rows only.
         again: start anew, also if the job is complete or half done.
+        environ: added to this process's own for the probes.
     """
     check_system(sys.platform)
-    probing = asyncio.create_task(find_probes(job, folder), name="probe")
+    probing = asyncio.create_task(find_probes(job, folder, environ=environ), name="probe")
     digest = await asyncio.to_thread(job_digest, job, folder, limit_rows)
     manifest = submitted.to_manifest(folder)
     probes, faults = await probing

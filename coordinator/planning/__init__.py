@@ -6,7 +6,7 @@ Not here: what a job file says wrong by itself (`coordinator.spec`), listing the
 cutting it into shards (`coordinator.core.planner`).
 """
 
-from coordinator.planning.output_check import sink_faults
+from coordinator.planning.output_check import look_at_sink, sink_faults
 from coordinator.planning.probes import Probe, probes_from_json, probes_to_json
 from coordinator.planning.resolve import find_faults, named_columns, resolve, source_columns
 from coordinator.planning.system import check_system
@@ -15,6 +15,7 @@ __all__ = [
     "Probe",
     "check_system",
     "find_faults",
+    "look_at_sink",
     "named_columns",
     "probes_from_json",
     "probes_to_json",

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coordinator.planning.store_check import store_faults
+from coordinator.planning.store_check import Look, look_into_store
 from coordinator.spec import InferenceJob
 from coordinator.spec.job import scheme_of
 from headrace.errors import Fault
@@ -29,6 +29,13 @@ ANY_FOLDERS = "**"
 def sink_faults(
     job: InferenceJob, dataset: "Dataset | None", *, is_mode_known: bool = True, is_source_known: bool = True
 ) -> list[Fault]:
+    """The faults that `look_at_sink` finds."""
+    return list(look_at_sink(job, dataset, is_mode_known=is_mode_known, is_source_known=is_source_known).faults)
+
+
+def look_at_sink(
+    job: InferenceJob, dataset: "Dataset | None", *, is_mode_known: bool = True, is_source_known: bool = True
+) -> Look:
     """What is wrong with a new job's output: it overlaps the source either way, isn't a folder, can't be written, or
     isn't empty in mode `fail`.
 
@@ -36,23 +43,27 @@ def sink_faults(
     files; unless the source is, nothing is said of overlap.
     """
     uri = job.spec.sink.uri
+    unseen = ""
     must_be_empty = is_mode_known and job.spec.sink.mode == "fail"
     if is_in_store(uri):
         bucket, _, path = uri.partition("://")[2].partition("/")
         if scheme_of(uri) == "hdfs":  # whose host may stand in storage.endpoint alone
             if not path.strip("/"):
-                return [Fault(_FIELD, f"{uri} names no folder", f"{bucket_form(uri)}/PATH")]
+                return Look((Fault(_FIELD, f"{uri} names no folder", f"{bucket_form(uri)}/PATH"),))
         elif not bucket:
-            return [Fault(_FIELD, f"{uri} names no bucket", f"{bucket_form(uri)}/PREFIX")]
-        faults = store_faults(job.spec.sink, must_be_empty=must_be_empty)
+            return Look((Fault(_FIELD, f"{uri} names no bucket", f"{bucket_form(uri)}/PREFIX"),))
+        look = look_into_store(job.spec.sink, must_be_empty=must_be_empty)
+        faults, unseen = list(look.faults), look.unseen
     else:
         try:
             faults = _folder_faults(Path(uri), must_be_empty=must_be_empty)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM):
-                return [Fault(_FIELD, f"{Path(uri)}: {error.strerror}", "a folder that can be made and written")]
-            return [Fault(_FIELD, f"no permission to look into {error.filename}", "a folder that you may write")]
-    return faults + (_overlap_faults(job, dataset) if is_source_known else [])
+                found, expected = f"{Path(uri)}: {error.strerror}", "a folder that can be made and written"
+            else:
+                found, expected = f"no permission to look into {error.filename}", "a folder that you may write"
+            return Look((Fault(_FIELD, found, expected),))
+    return Look((*faults, *(_overlap_faults(job, dataset) if is_source_known else ())), unseen)
 
 
 def _folder_faults(sink: Path, *, must_be_empty: bool) -> list[Fault]:

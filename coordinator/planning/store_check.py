@@ -4,6 +4,7 @@ Whether objects may be written isn't known before one is: the claim, which is th
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from coordinator.spec.sink import SinkSpec
 from headrace.errors import BadJob, Fault
@@ -14,21 +15,30 @@ from headrace.stores.port import OutputStore, StoreUnavailable
 _FIELD = "spec.sink.uri"
 
 
-def store_faults(sink: SinkSpec, *, must_be_empty: bool) -> list[Fault]:
-    """What is wrong with an output in such a store; nothing where the store can't be asked now."""
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at an output has found."""
+
+    faults: tuple[Fault, ...] = ()
+    unseen: str = ""  # why nobody knows more: the store doesn't answer, which is no fault of the job
+
+
+def look_into_store(sink: SinkSpec, *, must_be_empty: bool) -> Look:
+    """What is wrong with an output in such a store, as far as it can be asked now."""
     try:
         store = open_store(sink.uri, storage=sink.storage.options)
         found = next(_contents(store), None)
     except BadJob as error:
-        return list(error.faults)
-    except StoreUnavailable:
-        return []  # the job waits for its store
+        return Look(error.faults)
+    except StoreUnavailable as error:
+        return Look(unseen=str(error))
     except OSError as error:
-        return [Fault(_FIELD, str(error), "a place that may be listed and written")]
+        return Look((Fault(_FIELD, str(error), "a place that may be listed and written"),))
     if not must_be_empty or found is None:
-        return []
+        return Look()
     place = sink.uri.rstrip("/")
-    return [Fault(_FIELD, f"{place} isn't empty: it has {found}", "an empty prefix, or mode: append or replace")]
+    expected = "an empty prefix, or mode: append or replace"
+    return Look((Fault(_FIELD, f"{place} isn't empty: it has {found}", expected),))
 
 
 def _contents(store: OutputStore) -> Iterator[str]:

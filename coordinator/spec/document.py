@@ -40,10 +40,11 @@ def nearest(wrong: str, right: "Iterator[str] | list[str] | tuple[str, ...]") ->
 
 @dataclass(slots=True)
 class Document:
-    """A parsed file: its value, the line of each field, and what was wrong with the text itself."""
+    """A parsed file: its value, the line of each field, its variables, and what was wrong with the text itself."""
 
     value: Any
     lines: dict[str, int] = field(default_factory=dict)  # by field name; lines count from 1
+    variables: set[str] = field(default_factory=set)  # whose values the text asks for
     faults: list[Fault] = field(default_factory=list)
 
     def line(self, name: str) -> int | None:
@@ -139,6 +140,7 @@ class _Reader:
         escaped, name = found.groups()
         if escaped:
             return found[0][1:]
+        self._document.variables.add(name)
         if name in self._variables:
             return self._variables[name]
         if not _NAME.fullmatch(name):

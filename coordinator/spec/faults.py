@@ -55,7 +55,7 @@ def _words(item: Any, path: Path, model: type[BaseModel]) -> tuple[str, str]:
             f"; did you mean '{close}'?" if close else ""
         )
     if kind == CREDENTIALS:
-        return "a URL with a user name or password in it", str(item["msg"])
+        return str(context.get("found", "a URL with a user name or password in it")), str(item["msg"])
     if kind == "value_error":
         return f"found {_shown(value)}", str(context["error"])
     message = item["msg"][0].lower() + item["msg"][1:]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.spec.check import Checked, checked
-from coordinator.spec.document import Document, parse
+from coordinator.spec.document import Document, nearest, parse
 from coordinator.spec.job import InferenceJob
 from headrace.errors import BadJob, Fault
 
@@ -42,7 +42,7 @@ class LoadedJob:
 
 
 def examine_job(path: Path, sets: Mapping[str, str], environ: Mapping[str, str]) -> LoadedJob:
-    """Reads a job file; ``${NAME}`` is taken from `sets`, then from `environ`.
+    """Reads a job file; ``${NAME}`` is taken from `sets`, whose names must all stand there, then from `environ`.
 
     A job with faults comes without what is wrong, so that the rest of it can be examined.
 
@@ -63,11 +63,25 @@ def examine_job(path: Path, sets: Mapping[str, str], environ: Mapping[str, str])
     if document.value is None and not document.faults:
         document.faults.append(Fault("this file", "empty", "an InferenceJob, as README.md shows one"))
     found = checked(document.value) if document.value is not None else Checked(None)
+    if document.value is not None:
+        document.faults += _unknown_sets(sets, document)
     faults = (*document.faults, *found.faults)
     if found.job is None:
         raise BadJob(_located(faults, path, document))
     folder = path.absolute().parent
     return LoadedJob(found.job.absolute(folder), path, folder, document, faults, found.blank)
+
+
+def _unknown_sets(sets: Mapping[str, str], document: Document) -> list[Fault]:
+    known = sorted(document.variables)
+    there = f"there are: {', '.join(known)}" if known else "it has none"
+    faults = []
+    for name in sets:
+        if name not in document.variables:
+            close = nearest(name, known)
+            expected = f"did you mean {close}? {there}" if close else there
+            faults.append(Fault(f"--set {name}", f"no ${{{name}}} stands in the job file", expected))
+    return faults
 
 
 def parse_json(text: str) -> Any:

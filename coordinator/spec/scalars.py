@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from headrace.uris import has_credentials
+from headrace.uris import credentials_hint, has_credentials
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -91,11 +91,7 @@ def plain_url(value: str) -> str:
         PydanticCustomError: a user name or password stands in it.
     """
     if has_credentials(value):
-        raise PydanticCustomError(
-            CREDENTIALS,
-            "the URL without them: keys of an S3 store belong in the environment, a profile or a role; "
-            "http(s):// is read without any",
-        )
+        raise PydanticCustomError(CREDENTIALS, "{hint}", {"hint": credentials_hint(value)})
     return value
 
 

@@ -3,10 +3,12 @@
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from coordinator.spec.scalars import Strings, plain_url
+from coordinator.spec.scalars import CREDENTIALS, Strings, plain_url
 from coordinator.spec.strict import Strict
 from headrace.program import StorageOptions
+from headrace.stores import QUERY_FOUND, QUERY_HINT, has_query
 
 
 class CsvSpec(Strict):
@@ -52,6 +54,8 @@ class StorageSpec(Strict):
     @classmethod
     def _a_url(cls, value: str) -> str:
         plain_url(value)
+        if has_query(value):
+            raise PydanticCustomError(CREDENTIALS, "{hint}", {"hint": QUERY_HINT, "found": QUERY_FOUND})
         if value and not value.startswith(("http://", "https://")):
             raise ValueError("expected a URL such as https://s3.example.org:9000")
         return value
@@ -64,7 +68,8 @@ class SourceSpec(Strict):
         description="files: one row per file with the columns path, bytes, size and modified."
     )
     uri: Strings = Field(
-        description="A path, a glob or a list; relative to the job file; s3://, gs://, abfss://, hdfs:// or http(s)://."
+        description="A path, a glob or a list; relative to the job file; s3://, gs://, abfss://, hdfs:// or "
+        "http(s)://. The query of a presigned URL is part of the path, which plans, ledgers and manifests hold."
     )
     exclude: Strings = Field(default_factory=list, description="Globs of paths to leave out.")
     columns: list[str] | None = Field(

@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import hmac
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,11 +117,18 @@ class Unsigned:
         return {**headers, "x-ms-version": VERSION}
 
 
+_TOKEN = re.compile(r"[!$-~]+")
+"""What stands in the query of a URL: ASCII without spaces, quotes and #."""
+
+
 class SasSigner(Unsigned):
     """A token in the URL."""
 
     def __init__(self, token: str) -> None:
+        """Raises PermissionError where the token isn't one."""
         self._token = token.removeprefix("?")
+        if not _TOKEN.fullmatch(self._token):
+            raise PermissionError("the SAS token of the storage account isn't the query of a URL")
 
     def url(self, url: str) -> str:
         """With the token."""
@@ -162,21 +170,26 @@ class IdentitySigner(Unsigned):
 
         self._lock = threading.Lock()
         self._credential: Any = azure.identity.DefaultAzureCredential()
+        self._has_been_given = False
 
     def headers(self, method: str, url: str, headers: Mapping[str, str], nbytes: int) -> Mapping[str, str]:
         """With a token that is good for a while.
 
         Raises:
-            PermissionError: there is no identity, or it is refused.
-            OSError: whoever gives tokens doesn't answer.
+            PermissionError: there is no identity, or it is refused, and never was there a token.
+            OSError: whoever gives tokens doesn't answer, or gives no more.
         """
         from azure.core.exceptions import AzureError, ClientAuthenticationError
 
         try:
             with self._lock:
                 token = self._credential.get_token(_SCOPE).token
+                self._has_been_given = True
         except ClientAuthenticationError as error:
-            raise PermissionError(f"no credentials: {error.message.splitlines()[0]} ({_HINT})") from error
+            told = (error.message.splitlines() or [""])[0]
+            if self._has_been_given:  # a service of the machine that is away looks like one that isn't there
+                raise OSError(f"no token any more: {told}") from error
+            raise PermissionError(f"no credentials: {told} ({_HINT})") from error
         except AzureError as error:
             raise OSError(f"no token: {error}") from error
         return {**super().headers(method, url, headers, nbytes), "Authorization": f"Bearer {token}"}
@@ -209,9 +222,9 @@ def _identity() -> IdentitySigner:
 
 
 def _known() -> _Known:
-    text = os.environ.get("AZURE_STORAGE_CONNECTION_STRING", "")
+    text = _environ("AZURE_STORAGE_CONNECTION_STRING")
     if text:
-        found = dict(part.split("=", 1) for part in text.split(";") if "=" in part)
+        found = {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in text.split(";"))}
         account = found.get("AccountName", "")
         suffix = found.get("EndpointSuffix", "core.windows.net")
         scheme = found.get("DefaultEndpointsProtocol", "https")
@@ -222,11 +235,12 @@ def _known() -> _Known:
             found.get("SharedAccessSignature", ""),
         )
     return _Known(
-        os.environ.get("AZURE_STORAGE_ACCOUNT", ""),
-        "",
-        os.environ.get("AZURE_STORAGE_KEY", ""),
-        os.environ.get("AZURE_STORAGE_SAS_TOKEN", ""),
+        _environ("AZURE_STORAGE_ACCOUNT"), "", _environ("AZURE_STORAGE_KEY"), _environ("AZURE_STORAGE_SAS_TOKEN")
     )
+
+
+def _environ(name: str) -> str:
+    return os.environ.get(name, "").strip()  # files that secrets are kept in end with a line break
 
 
 def name_of(element: Any) -> str:

@@ -9,7 +9,16 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlencode
 from xml.etree import ElementTree
 
-from headrace.azure_auth import BadPlace, Unsigned, azure_signer, container_of, name_of, object_url, split_path
+from headrace.azure_auth import (
+    BadPlace,
+    Container,
+    Unsigned,
+    azure_signer,
+    container_of,
+    name_of,
+    object_url,
+    split_path,
+)
 from headrace.errors import SourceRefused
 from headrace.httpfile import Found, HttpFiles, Pacing, Refusal, quoted
 from headrace.program import StorageOptions
@@ -27,16 +36,15 @@ class AzureUrls:
     def __init__(self, storage: StorageOptions, page_keys: int = PAGE_KEYS) -> None:
         self._storage = storage
         self._page_keys = page_keys
-        self._signers: dict[str, Unsigned] = {}  # by endpoint: what several threads put there is the same
+        self._signers: dict[
+            tuple[str, str], Unsigned
+        ] = {}  # by account and endpoint; what threads put there is the same
 
     def url(self, path: str, page: str | None) -> str:
         """The URL of a blob's bytes, or of a page of the listing of names that begin with the path's."""
         try:
             container = container_of(path, self._storage)
-            signer = self._signers.get(container.endpoint)
-            if signer is None:
-                signer = azure_signer(container.account, anonymous=self._storage.anonymous)
-                self._signers[container.endpoint] = signer
+            signer = self._signer(container)
         except ImportError as error:
             raise SourceRefused(
                 "abfss:// needs AZURE_STORAGE_KEY, AZURE_STORAGE_SAS_TOKEN or azure-identity: "
@@ -50,11 +58,10 @@ class AzureUrls:
         query = {"restype": "container", "comp": "list", "prefix": key, "maxresults": str(self._page_keys)}
         return signer.url(f"{object_url(container)}?{urlencode(query | ({'marker': page} if page else {}))}")
 
-    def headers(self, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def headers(self, path: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Signed."""
-        signer = next(signer for endpoint, signer in self._signers.items() if url.startswith(f"{endpoint}/"))
         try:
-            return signer.headers("GET", url, headers, 0)
+            return self._signer(container_of(path, self._storage)).headers("GET", url, headers, 0)
         except PermissionError as error:
             raise SourceRefused(f"abfss://: {error}") from error
 
@@ -69,6 +76,12 @@ class AzureUrls:
     def refusal(self, body: bytes) -> Refusal:
         """The code and message of the store's XML."""
         return refusal_of(body)
+
+    def _signer(self, container: Container) -> Unsigned:
+        whose = (container.account, container.endpoint)
+        if whose not in self._signers:
+            self._signers[whose] = azure_signer(container.account, anonymous=self._storage.anonymous)
+        return self._signers[whose]
 
 
 def refusal_of(body: bytes) -> Refusal:

@@ -40,7 +40,7 @@ class GcsUrls:
         query = {"prefix": key, "maxResults": str(self._page_keys), "fields": _FIELDS, "pageToken": page}
         return f"{objects_url(self._endpoint, bucket)}?{urlencode({k: v for k, v in query.items() if v})}"
 
-    def headers(self, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def headers(self, path: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         """With a token; and bytes are wanted as they are stored, also those that are stored compressed."""
         as_stored = {"Accept-Encoding": "gzip"} if "alt=media" in url else {}
         try:

@@ -19,7 +19,7 @@ def identity(*, anonymous: bool) -> dict[str, str]:
     """
     if anonymous:
         return {}
-    if token := os.environ.get(TOKEN):
+    if token := os.environ.get(TOKEN, "").strip():
         return {"delegation": token}
     try:
         return {"user.name": os.environ.get(USER) or getpass.getuser()}

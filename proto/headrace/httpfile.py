@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit
 
-from headrace.connections import Connections
+from headrace.connections import Connections, Unaskable, ask
 from headrace.errors import InputChanged, SourceRefused, SourceUnavailable
 from headrace.retries import Patience, RetryBudget
 from headrace.uris import has_credentials, store_of
@@ -68,7 +68,7 @@ class Urls(Protocol):
         With a `page`, of the listing of what begins with the path: "" is the first page, others are named by it.
         """
 
-    def headers(self, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def headers(self, path: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         """All headers of a GET of what `url` gave, never sent elsewhere; SourceRefused: there are no credentials."""
 
     def version(self, headers: Mapping[str, str]) -> str:
@@ -91,7 +91,7 @@ class PlainUrls:
         assert page is None
         return path
 
-    def headers(self, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def headers(self, path: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Those that are needed anyway."""
         return headers
 
@@ -208,6 +208,8 @@ class HttpFiles:
                 missing += 1
                 if missing >= tries_missing:
                     return answer
+            except Unaskable as error:
+                raise SourceRefused(f"{path}: {error}") from None
             except (OSError, http.client.HTTPException) as error:
                 text, cause = str(error) or type(error).__name__, error
             except _TryAgain as error:
@@ -227,7 +229,7 @@ class HttpFiles:
         self, path: str, page: str | None, headers: Mapping[str, str], size_only: bool, nbytes: int | None
     ) -> "_Answer":
         target = self._urls.url(path, page)
-        asked = self._urls.headers(target, headers)
+        asked = self._urls.headers(path, target, headers)
         for _ in range(REDIRECTS_MAX + 1):
             status, found, body = self._once(target, asked, size_only)
             version = self._urls.version(found)
@@ -244,7 +246,7 @@ class HttpFiles:
             told = f"the server answers {status}" + "".join(f" {word}" for word in _words(refusal))
             if self._urls.is_moved(path, found):
                 target = self._urls.url(path, page)
-                asked = self._urls.headers(target, headers)
+                asked = self._urls.headers(path, target, headers)
                 continue
             match status:
                 case 301 | 302 | 303 | 307 | 308 if "location" in found:
@@ -267,7 +269,7 @@ class HttpFiles:
         connection = connections.get(parts.scheme, parts.netloc, self._pacing.patience.timeout_s)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
-            connection.request("GET", path, headers={"Accept-Encoding": "identity", **headers})
+            ask(connection, "GET", path, {"Accept-Encoding": "identity", **headers}, None)
             response = connection.getresponse()
             # A server without ranges sends all of the file, where only its size is asked for.
             is_read = not (size_only and response.status == 200)

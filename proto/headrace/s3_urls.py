@@ -45,7 +45,7 @@ class S3Urls:
             "list_objects_v2", bucket, {"Bucket": bucket, "Prefix": key, "MaxKeys": self._page_keys, **token}
         )
 
-    def headers(self, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+    def headers(self, path: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         """Those that are needed anyway: the URL is what is signed."""
         return headers
 

@@ -1,18 +1,32 @@
-"""What a path of an input file says about how it is reached, and that it holds no credentials.
+"""What a path of an input file or of an output says about how it is reached, and that it names no user.
 
-A URL is printed, journaled and written into manifests, so one that holds a password is refused where it is first read.
+A URL is printed, journaled and written into manifests, so one with a user name or password before its host is refused
+where it is first read. Its query is part of the path: what is secret in a presigned URL (``?X-Amz-Signature=...``,
+``?sig=...``) isn't seen here, and stands in plans, ledgers and manifests.
 """
 
 import re
 
-_USER = re.compile(r"(?<=://)[^/?#\s'\"]*(?=@)|(?<=://)[^/?#\s@:'\"\[]*:(?!\d*(?:[/?#\s'\"]|$))[^\s'\"]*(?=@)")
-"""What stands before the @ of a host; also a password in which a / or ? isn't written as %2F or %3F."""
-_CONTAINER = re.compile(r"[$a-z0-9-]*")
+_USER = re.compile(
+    r"(?<=://)[^/?#\s'\"]*(?=@)|"
+    r"(?<=://)(?!arn:[\w-]+:s3)[^/?#\s@:'\"\[]*:(?!\d*(?:[/?#\s'\"]|$))[^\s'\"]*(?=@)"
+)
+"""What stands before the @ of a host; also a password in which a / or ? isn't written as %2F or %3F.
+
+An access point's ARN has colons before its / too, and the @ in a key behind it is none of a host.
+"""
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
+_OF_AZURE = ("abfs", "abfss", "wasb", "wasbs")
+_CONTAINER = re.compile(r"[$\w.-]{0,63}", re.ASCII)
+"""Also of names that Azure takes for none: they are no secret, and what is wrong with them is told elsewhere."""
 
 
 def has_credentials(uri: str) -> bool:
-    """Whether a URL names a user, with a password or without; the container of ``abfss://CONTAINER@...`` is none."""
-    return any(not _is_container(found) for found in _USER.finditer(uri))
+    """Whether a URL names a user, with a password or without; the container of ``abfss://CONTAINER@...`` is none.
+
+    A local path may have a URL's letters in it. Of several URLs in one text all are looked at.
+    """
+    return _URL.match(uri) is not None and any(not _is_container(found) for found in _USER.finditer(uri))
 
 
 def without_credentials(text: str) -> str:
@@ -20,9 +34,21 @@ def without_credentials(text: str) -> str:
     return _USER.sub(lambda found: found[0] if _is_container(found) else "***", text)
 
 
+def credentials_hint(uri: str) -> str:
+    """What to write for a URL that names a user, and where users and keys belong instead."""
+    match scheme_of(uri.strip()).lower():
+        case "hdfs":
+            where = "HADOOP_USER_NAME in the environment names the user"
+        case "http" | "https":
+            where = "web servers are read without; a store's keys belong in the environment, a profile or a role"
+        case _:
+            where = "keys belong in the environment, a profile or a role"
+    return f"the URL without them: {where}"
+
+
 def _is_container(found: re.Match[str]) -> bool:
-    before = found.string[: found.start()]
-    return before.endswith(("abfs://", "abfss://")) and _CONTAINER.fullmatch(found[0]) is not None
+    before = found.string[: found.start()].lower()
+    return before.endswith(tuple(f"{scheme}://" for scheme in _OF_AZURE)) and _CONTAINER.fullmatch(found[0]) is not None
 
 
 STORES = ("s3", "gs", "abfs", "abfss", "hdfs")

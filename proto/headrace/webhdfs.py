@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urljoin, urlsplit
 
-from headrace.connections import Connections
+from headrace.connections import Connections, Unaskable
 from headrace.hdfs_identity import TOKEN, identity
 from headrace.httpfile import Pacing
 from headrace.program import StorageOptions
@@ -256,10 +256,15 @@ class WebHdfs:
 
     def _send(self, method: str, target: str, body: bytes | None) -> tuple[int, Mapping[str, str], bytes]:
         parts = urlsplit(target)
-        connection = self._connections.get(parts.scheme, parts.netloc, self._pacing.patience.timeout_s)
+        try:
+            connection = self._connections.get(parts.scheme, parts.netloc, self._pacing.patience.timeout_s)
+        except Unaskable as error:
+            raise OSError(f"{_name(parts.netloc)}: {error}") from None
         # As it stands in a header: bytes of any name, which must be quoted to stand in a request.
         line = quote(f"{parts.path}?{parts.query}".encode("latin-1"), safe="/?%=&+:,;~!$'()*@[]")
         try:
+            if connection.sock is None:
+                connection.connect()
             # A DataNode that refuses doesn't wait for the body: what it answered is there to be read.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, line, body, {"Content-Type": "application/octet-stream"} if body else {})

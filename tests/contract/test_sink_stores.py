@@ -16,6 +16,7 @@ from headrace.errors import BadJob, SinkError
 from headrace.program import StorageOptions
 from headrace.publish import REJECTED, StagingGone, part_name
 from headrace.stores import open_store
+from headrace.stores.azure import AzureStore
 from headrace.stores.port import Growing, OutputStore
 from headrace.words import JobUid
 from tests.hdfs.cluster_fixture import Folder
@@ -250,6 +251,8 @@ def test_a_staged_file_that_is_gone_is_no_publish(output: Output) -> None:
     digest = hashlib.blake2b(b"rows\n", digest_size=16).hexdigest()
     file = OutputFile(name, "data", 5, digest, 1, growing.finish())
     growing.discard()
+    if isinstance(output.store, AzureStore):  # whose blocks only a sweep discards
+        output.store.drop_staged()
     with pytest.raises(StagingGone):
         output.store.publish(file)
     output.take([file])

@@ -20,6 +20,12 @@ from headrace.channel import parse_address
 from headrace.errors import ConfigError
 
 
+def test_a_job_that_waits_for_its_store_says_why() -> None:
+    text = "The output s3://b/x can't be listed: connection refused; tried again in 5 s"
+    job = v1.Job(name="job", phase="Running", conditions=[v1.Condition("Stalled", True, "SinkUnavailable", text)])
+    assert f", waiting: {text}, " in line(job)
+
+
 @pytest.mark.parametrize("columns", [10, 30, 60, 61, 80, 200])
 def test_a_bar_takes_what_the_numbers_leave(columns: int) -> None:
     text = "x" * 48

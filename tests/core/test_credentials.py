@@ -35,9 +35,11 @@ URL = f"http://ada:{SECRET}@files.example.org/x"
         ("http://ada:a/b?c@host/x", "http://***@host/x"),
         ("http://:p@host/x", "http://***@host/x"),
         ("abfss://container:p@account.dfs.core.windows.net/x", "abfss://***@account.dfs.core.windows.net/x"),
-        ("Could not connect to 'http://a:b@h:9000/k', see http://h/", "Could not connect to 'http://***@h:9000/k', see http://h/"),
+        ("s3://key:s/c@bucket/a", "s3://***@bucket/a"),
+        ("hdfs://ada@host/x", "hdfs://***@host/x"),
+        ("http://a:1, http://ada:p@b:2", "http://a:1, http://***@b:2"),
     ],
-)  # fmt: skip
+)
 def test_a_user_in_a_url_is_seen_and_hidden(url: str, shown: str) -> None:
     assert has_credentials(url)
     assert without_credentials(url) == shown
@@ -53,11 +55,42 @@ def test_a_user_in_a_url_is_seen_and_hidden(url: str, shown: str) -> None:
         "https://host?a:b@c",
         "in/*.csv",
         "abfss://container-1@account.dfs.core.windows.net/in/*.parquet",
+        "abfss://Cont@account.dfs.core.windows.net/x",
+        "ABFSS://c@account.dfs.core.windows.net/x",
+        "wasbs://c@account.blob.core.windows.net/x",
+        "s3://arn:aws:s3:eu-west-1:123:accesspoint/ap/a@b.parquet",
     ],
 )
 def test_other_paths_name_no_user(url: str) -> None:
     assert not has_credentials(url)
     assert without_credentials(url) == url
+
+
+def test_a_user_in_a_url_within_a_text_is_hidden() -> None:
+    text = "Could not connect to 'http://{}@h:9000/k', see http://h/"
+    assert without_credentials(text.format("a:b")) == text.format("***")
+
+
+def test_a_local_path_names_no_user() -> None:
+    for path in ("/data/a://b@c", "data/a://b:d@c", "./a://b@c"):
+        assert not has_credentials(path)
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        (f"s3://ada:{SECRET}@bucket/x", "keys belong in the environment, a profile or a role"),
+        ("hdfs://ada@host/x", "HADOOP_USER_NAME in the environment names the user"),
+        (URL, "web servers are read without; a store's keys belong in the environment, a profile or a role"),
+    ],
+)
+def test_a_job_and_a_command_are_told_alike_where_users_belong(url: str, where: str) -> None:
+    job = manifest()
+    job["spec"]["source"]["uri"] = url
+    for refuse in (lambda: InferenceJob.from_manifest(json.dumps(job)), lambda: open_store(url)):
+        with pytest.raises(BadJob) as refused:
+            refuse()
+        assert [fault.expected for fault in refused.value.faults] == [f"the URL without them: {where}"]
 
 
 def manifest() -> dict[str, Any]:
@@ -115,6 +148,23 @@ def test_a_wrong_value_of_another_field_is_shown_without_its_secret() -> None:
 def test_no_store_is_opened_by_a_url_that_names_a_user(uri: str, endpoint: str) -> None:
     with pytest.raises(BadJob) as refused:
         open_store(uri, storage=StorageOptions(endpoint))
+    assert SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("more", [f"/?sv=1&sig={SECRET}", f"?{SECRET}", f"#{SECRET}", f"/x, https://b/?sig={SECRET}"])
+def test_an_endpoint_with_a_query_is_refused_without_it(more: str) -> None:
+    endpoint = f"https://acc.blob.core.windows.net{more}"
+    for section in ("source", "sink"):
+        job = manifest()
+        job["spec"][section]["storage"] = {"endpoint": endpoint}
+        with pytest.raises(BadJob) as refused:
+            InferenceJob.from_manifest(json.dumps(job))
+        (fault,) = refused.value.faults
+        assert fault.field == f"spec.{section}.storage.endpoint"
+        assert fault.found == "a URL with a query or fragment in it"
+        assert SECRET not in str(refused.value)
+    with pytest.raises(BadJob, match="query or fragment") as refused:
+        open_store("abfss://c@acc/out", storage=StorageOptions(endpoint))
     assert SECRET not in str(refused.value)
 
 

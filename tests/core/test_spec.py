@@ -208,6 +208,42 @@ def test_a_store_of_a_later_version_is_refused(tmp_path: Path, old: str, new: st
     assert fault.endswith(expected)
 
 
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("gs:/bucket/x", "gs: without the two slashes of a URL; gs://bucket/x, or ./gs: for a folder of this name"),
+        ("S3:bucket/x", "S3: without the two slashes of a URL; s3://bucket/x, or ./S3: for a folder of this name"),
+        ("s3:/key:secret@b/x",
+         "s3: without the two slashes of a URL; s3://***@b/x, or ./s3: for a folder of this name"),
+        ("abfss:/c@a.dfs.core.windows.net/x", "abfss: without the two slashes of a URL; "
+         "abfss://c@a.dfs.core.windows.net/x, or ./abfss: for a folder of this name"),
+        ("hdfs:/x", "hdfs: without the two slashes of a URL; hdfs://HOST/x, or ./hdfs: for a folder of this name"),
+        ("file:/x", "file: without the two slashes of a URL; file:///x, or ./file: for a folder of this name"),
+        ("s3://arn:aws:s3:eu-west-1:123:accesspoint/ap/a@b.parquet",
+         "an ARN as a bucket is not supported yet; the access point's alias: s3://ALIAS/PATH"),
+        ("abfss://Cont@a.dfs.core.windows.net/x",
+         "no container is called 'Cont'; a name of lower case letters, digits and hyphens"),
+        ("wasbs://c@a/x", "unknown scheme wasbs://; a local path, "),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(("old", "field"), [("in/*.parquet", "7: spec.source.uri"), ("out/", "14: spec.sink.uri")])
+def test_a_uri_that_no_store_has_is_refused(tmp_path: Path, old: str, field: str, uri: str, expected: str) -> None:
+    (fault,) = faults_in(tmp_path, changed(old, json.dumps(uri)))
+    assert fault.startswith(f"job.yaml:{field}: {expected}")
+
+
+def test_a_web_server_with_one_slash_is_a_mistake_too(tmp_path: Path) -> None:
+    (fault,) = faults_in(tmp_path, changed("in/*.parquet", "[a.parquet, 'http:/host/b.parquet']"))
+    assert fault.startswith("job.yaml:7: spec.source.uri[1]: http: without the two slashes of a URL; http://host/b.")
+    (fault,) = faults_in(tmp_path, changed("out/", "http:/host/x"))
+    assert fault.startswith("job.yaml:14: spec.sink.uri: http:// is not supported yet here; ")
+
+
+@pytest.mark.parametrize("uri", ["abfss://$web@a.dfs.core.windows.net/x", "./gs:/x", "s3-files/a:b", "/gs:/x"])
+def test_odd_uris_may_be_right(tmp_path: Path, uri: str) -> None:
+    assert load_job(write(tmp_path, changed("out/", uri)), {}, {}).faults == ()
+
+
 def test_a_scheme_may_be_written_in_capitals(tmp_path: Path) -> None:
     loaded = load_job(write(tmp_path, changed("in/*.parquet", "S3://bucket/In/*.parquet")), {}, {})
     assert loaded.job.absolute(tmp_path).spec.source.uri == ["s3://bucket/In/*.parquet"]
@@ -244,6 +280,18 @@ def test_a_variable_may_stand_for_a_number(tmp_path: Path) -> None:
     )
     stage = load_job(write(tmp_path, text), {"ROWS": "64", "MAX": "2"}, {}).job.spec.pipeline[0]
     assert (stage.batch.rows, stage.predictors.max) == (64, 2)
+
+
+def test_a_value_for_a_variable_that_the_file_does_not_have_is_a_mistake(tmp_path: Path) -> None:
+    path = write(tmp_path, changed("in/*.parquet", "${DATA}/${DAY}/$${NOT}"))
+    sets = {"DATE": "1", "NOT": "", "other-thing": "", "DATA": "/lake"}
+    assert [str(fault) for fault in examine_job(path, sets, {"DAY": "2"}).faults] == [
+        "--set DATE: no ${DATE} stands in the job file; did you mean DATA? there are: DATA, DAY",
+        "--set NOT: no ${NOT} stands in the job file; there are: DATA, DAY",
+        "--set other-thing: no ${other-thing} stands in the job file; there are: DATA, DAY",
+    ]
+    (fault,) = examine_job(write(tmp_path, GOOD), {"a": ""}, {}).faults
+    assert str(fault) == "--set a: no ${a} stands in the job file; it has none"
 
 
 def test_a_missing_variable_says_how_to_set_it(tmp_path: Path) -> None:

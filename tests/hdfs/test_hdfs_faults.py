@@ -1,10 +1,13 @@
 """Requests to HDFS that fail: what was asked for is there once, whatever was lost on the way."""
 
+import contextlib
 import getpass
 import hashlib
 import os
 import signal
 import socket
+import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -267,8 +270,34 @@ def test_names_of_users_and_tokens_come_from_the_environment(
     assert asked() == f"user.name={getpass.getuser()}"
     monkeypatch.setenv("HADOOP_USER_NAME", "somebody else")
     assert asked() == "user.name=somebody%20else"
-    monkeypatch.setenv("HEADRACE_HDFS_TOKEN", "hush-hush")
+    monkeypatch.setenv("HEADRACE_HDFS_TOKEN", "hush-hush\n")
     assert asked() == "delegation=hush-hush"
+
+
+def test_a_connection_that_is_reset_while_it_is_made_is_tried_again() -> None:
+    resets = 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reset_all() -> None:
+            nonlocal resets
+            with contextlib.suppress(OSError):  # the end
+                while True:
+                    came, _ = server.accept()
+                    came.recv(1)  # of TLS' first words
+                    came.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    came.close()
+                    resets += 1
+
+        thread = threading.Thread(target=reset_all, name="resets")
+        thread.start()
+        try:
+            endpoint = f"https://127.0.0.1:{server.getsockname()[1]}"
+            with pytest.raises(StoreUnavailable, match=r"can't be reached: .*reset by peer"):
+                WebHdfs("name", StorageOptions(endpoint, anonymous=True), HASTY).status("/")
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+    assert resets == HASTY.patience.tries
 
 
 def test_a_cluster_that_wants_kerberos_says_what_it_takes(store: HdfsStore, hdfs_proxy: HdfsProxy) -> None:

@@ -30,16 +30,22 @@ ROWS = 81_920
 BATCH_ROWS = 1024
 TENDED = '''
 import os
+import subprocess
 import time
 
 
 class Tended:
-    """Doubles ids. `pauses`: worker -> seconds for each batch; held while the file ``hold-WORKER`` is there."""
+    """Doubles ids. `pauses`: worker -> seconds for each batch; held while the file ``hold-WORKER`` is there.
+
+    Leaves a process in a session of its own if the file `leave` is there.
+    """
 
     def __init__(self, folder, pauses):
         self.folder = folder
         self.worker = os.environ["HEADRACE_WORKER"]
         self.pause_s = pauses.get(self.worker, 0.0)
+        if os.path.exists(os.path.join(folder, "leave")):
+            subprocess.Popen(["sleep", "7777"], start_new_session=True)
 
     def __call__(self, batch):
         ids = batch["id"]

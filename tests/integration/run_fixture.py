@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -123,10 +124,11 @@ class Site:
         assert ran.document["phase"] == "Succeeded"
         return ran.document
 
-    def start(self, job: Path, *arguments: str, **environ: str) -> "subprocess.Popen[str]":
-        """Starts ``headrace run JOB -o json`` and returns at once."""
+    def start(self, job: Path, *arguments: str, before: str = "", **environ: str) -> "subprocess.Popen[str]":
+        """Starts ``headrace run JOB -o json`` and returns at once; `before`: shell code right before the command."""
+        command = [HEADRACE, *self._run_arguments(job), *arguments]
         return subprocess.Popen(
-            [HEADRACE, *self._run_arguments(job), *arguments],
+            ["/bin/sh", "-c", f"{before} {shlex.join(command)}"] if before else command,
             cwd=self.folder,
             env=self._environ(environ),
             stdout=subprocess.PIPE,

@@ -88,6 +88,13 @@ def test_a_damaged_file_hides_no_other_mistake(site: Site) -> None:
     assert [name.rpartition(" ")[2] for name in found] == ["spec.sink.columns.z", "torn/a.parquet"]
 
 
+def test_an_output_whose_uri_is_wrong_is_not_asked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_CONNECTION_STRING"):
+        monkeypatch.delenv(name, raising=False)
+    found = mistakes(site, source=PARQUET, sink={"uri": "abfss://Cont/out"})
+    assert [name.rpartition(" ")[2] for name in found] == ["spec.sink.uri"]
+
+
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [

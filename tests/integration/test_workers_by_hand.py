@@ -51,6 +51,19 @@ def test_a_killed_workers_shards_are_leased_to_another_within_ten_seconds(site: 
     assert max(shard.attempts for shard in site.shards()) <= 1
 
 
+def test_a_worker_ends_what_the_stages_of_its_killed_host_have_left(site: ByHand) -> None:
+    (site.folder / "leave").touch()
+    site.start_coordinator()
+    site.submit()
+    site.hold("left")
+    worker = site.start_worker("left")
+    site.wait_given("left")
+    assert site.processes("sleep 7777")
+    os.kill(site.the_process(" host --socket"), signal.SIGKILL)
+    worker.wait(DRAINED_S)
+    wait_for("nothing of it is left", lambda: not site.processes("sleep 7777"))
+
+
 def test_a_worker_that_is_told_to_stop_hands_back_what_it_has_not_read_at_once_and_uncharged(site: ByHand) -> None:
     site.start_coordinator()
     site.submit(workers={"max": 1})

@@ -5,21 +5,36 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from headrace.azure_auth import container_of, object_url, split_path
-from headrace.errors import SourceRefused
+from headrace.azure_auth import (
+    IdentitySigner,
+    KeySigner,
+    Unsigned,
+    azure_signer,
+    container_of,
+    object_url,
+    split_path,
+)
+from headrace.azure_urls import AzureUrls
+from headrace.errors import BadJob, SourceRefused
+from headrace.httpfile import HttpFiles, Pacing, PlainUrls
 from headrace.program import StorageOptions
 from headrace.remote_files import RemoteFiles
+from headrace.retries import RetryBudget
 from headrace.stores import open_store
+from headrace.stores.port import StoreUnavailable
+from headrace.stores.rest import Rest
 from tests.object_store.cloud_fixture import AZURE_ACCOUNT, AZURE_KEYS, HASTY, AzureContainer
 
 TOKEN = "hush-hush-hush"
@@ -103,6 +118,12 @@ def told(uri: str, endpoint: str, **environ: str) -> str:
     )
     assert not ran.returncode, ran.stderr
     return ran.stdout.strip()
+
+
+def forget_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine where nobody set any."""
+    for name in (*AZURE_KEYS, "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CONNECTION_STRING"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_a_token_is_got_once_and_sent_with_every_request(tmp_path: Path) -> None:
@@ -195,6 +216,115 @@ def test_a_store_is_reached_by_a_token_or_a_connection_string(
         assert "sig=" not in str(caught.value)
 
 
+@pytest.mark.parametrize("around", ["{} ", "?{}\n", " {}\r\n"])
+def test_a_token_is_read_without_what_a_file_ends_with(monkeypatch: pytest.MonkeyPatch, around: str) -> None:
+    forget_keys(monkeypatch)
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", around.format(f"sv=1&sig={TOKEN}"))
+    signer = azure_signer("acc", anonymous=False)
+    assert signer.url("http://host/c/k") == f"http://host/c/k?sv=1&sig={TOKEN}"
+    monkeypatch.setenv("AZURE_STORAGE_KEY", " a2V5\n")
+    assert isinstance(azure_signer("acc", anonymous=False), KeySigner)
+
+
+@pytest.mark.parametrize("token", [f"sv=1 &sig={TOKEN}", f"sig={TOKEN}\x7f&sv=1", f"sig=ä{TOKEN}", f"sig={TOKEN}#x"])
+def test_a_token_that_is_none_is_a_fault_of_the_job_and_told_to_nobody(
+    monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    forget_keys(monkeypatch)
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", token)
+    uri, storage = "abfss://c@acc.dfs.core.windows.net/out", StorageOptions("http://127.0.0.1:1")
+    with pytest.raises(BadJob, match="SAS token") as bad:
+        open_store(uri, storage=storage)
+    with pytest.raises(SourceRefused, match="SAS token") as refused:
+        RemoteFiles(storage, HASTY).stat(f"{uri}/x")
+    assert TOKEN not in f"{bad.value}{refused.value}"
+
+
+class Careless(Unsigned):
+    """Asks with a token that can't stand in a request."""
+
+    def __init__(self, *, in_url: bool) -> None:
+        self._in_url = in_url
+
+    def url(self, url: str) -> str:
+        return f"{url}?sig={TOKEN} " if self._in_url else url
+
+    def headers(self, method: str, url: str, headers: Mapping[str, str], nbytes: int) -> Mapping[str, str]:
+        return {} if self._in_url else {"Authorization": f"Bearer {TOKEN}\n"}
+
+
+class CarelessUrls(PlainUrls):
+    """As `Careless`."""
+
+    def __init__(self, *, in_url: bool) -> None:
+        self._signer = Careless(in_url=in_url)
+
+    def url(self, path: str, page: str | None) -> str:
+        return self._signer.url(path)
+
+    def headers(self, path: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        return self._signer.headers("GET", url, headers, 0)
+
+
+@pytest.mark.parametrize("in_url", [True, False])
+def test_a_request_that_http_cannot_carry_is_no_outage_and_its_token_is_told_to_nobody(in_url: bool) -> None:
+    slept: list[float] = []
+    pacing = Pacing(HASTY.patience, sleep=slept.append)
+    with pytest.raises(OSError, match="abfss://c/x: GET '/c/x' can't be asked for") as failed:
+        Rest(Careless(in_url=in_url), pacing, RetryBudget()).send("abfss://c/x", "GET", "http://127.0.0.1:1/c/x")
+    assert not isinstance(failed.value, StoreUnavailable)
+    files = HttpFiles(CarelessUrls(in_url=in_url), pacing, RetryBudget())
+    with pytest.raises(SourceRefused, match="GET '/c/x' can't be asked for") as refused:
+        files.stat("http://127.0.0.1:1/c/x")
+    for error in (failed.value, refused.value):
+        assert TOKEN not in "".join(traceback.format_exception(error))
+    assert slept == []
+
+
+class Issuer:
+    """Stands for the machine's identity; gives `answers` one after the other."""
+
+    def __init__(self, *answers: str | Exception) -> None:
+        self._answers = list(answers)
+
+    def get_token(self, scope: str) -> object:
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return SimpleNamespace(token=answer)
+
+
+def test_an_identity_that_gave_a_token_and_gives_none_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    import azure.identity
+    from azure.core.exceptions import ClientAuthenticationError
+
+    def signer(*answers: str | Exception) -> IdentitySigner:
+        monkeypatch.setattr(azure.identity, "DefaultAzureCredential", lambda: Issuer(*answers))
+        return IdentitySigner()
+
+    away = ClientAuthenticationError("ManagedIdentityCredential: no response from the IMDS endpoint")
+    with pytest.raises(PermissionError, match="no credentials: ManagedIdentity"):
+        signer(away).headers("GET", "", {}, 0)
+    given = signer(TOKEN, away, TOKEN)
+    assert given.headers("GET", "", {}, 0)["Authorization"] == f"Bearer {TOKEN}"
+    with pytest.raises(OSError, match="no token any more: ManagedIdentity") as failed:
+        given.headers("GET", "", {}, 0)
+    assert not isinstance(failed.value, PermissionError)
+    assert given.headers("GET", "", {}, 0)["Authorization"] == f"Bearer {TOKEN}"
+
+
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1"])
+def test_every_account_of_a_source_is_asked_in_its_own_name(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    forget_keys(monkeypatch)
+    monkeypatch.setenv("AZURE_STORAGE_KEY", "a2V5")
+    urls = AzureUrls(StorageOptions(endpoint))
+    paths = {account: f"abfss://c@{account}.dfs.core.windows.net/k" for account in ("one", "two")}
+    asked = {account: urls.url(path, None) for account, path in paths.items()}
+    for account, path in paths.items():
+        sent = urls.headers(path, asked[account], {})
+        assert sent["Authorization"].startswith(f"SharedKey {account}:")
+
+
 def test_a_key_is_used_for_its_own_account_only(azure_container: AzureContainer) -> None:
     other = azure_container.uri.replace(AZURE_ACCOUNT, "other")
     found = told(f"{other}/out", azure_container.url, AZURE_TOKEN_CREDENTIALS="EnvironmentCredential", **AZURE_KEYS)
@@ -239,8 +369,7 @@ def test_without_azure_identity_it_is_said_what_to_install() -> None:
 def test_a_uri_says_which_account_is_asked_and_where(
     monkeypatch: pytest.MonkeyPatch, path: str, endpoint: str, environ: dict[str, str], account: str, url: str
 ) -> None:
-    for name in (*AZURE_KEYS, "AZURE_STORAGE_CONNECTION_STRING"):
-        monkeypatch.delenv(name, raising=False)
+    forget_keys(monkeypatch)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     container = container_of(path, StorageOptions(endpoint=endpoint))

@@ -1,12 +1,17 @@
 """What is found wrong with an output in a bucket before anything runs."""
 
 import json
+import os
+import socket
+from pathlib import Path
 
 import pytest
 
+from coordinator.cli.plan import make_plan, plan_lines
 from coordinator.planning import sink_faults
 from coordinator.spec import InferenceJob
 from headrace.errors import Fault as JobFault
+from tests.integration.run_fixture import Site
 from tests.object_store.bucket_fixture import TestBucket
 
 
@@ -119,3 +124,19 @@ def test_an_output_without_a_container_is_refused(bucket: TestBucket) -> None:
 def test_a_bucket_that_is_not_there_is_named(bucket: TestBucket) -> None:
     (fault,) = faults_of(bucket, "s3://{}-not/out")
     assert "NoSuchBucket" in fault.found
+
+
+def test_a_plan_says_that_nobody_answered_for_the_output(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.parquet("in.parquet", {"x": [1.0]})
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    storage = {"endpoint": f"http://127.0.0.1:{port}", "region": "us-east-1", "anonymous": True}
+    job = site.job(
+        source={"format": "parquet", "uri": "in.parquet"}, sink={"uri": "s3://bucket/out", "storage": storage}
+    )
+    made = make_plan(job, {}, os.environ, None, site.state)
+    (warning,) = made["warnings"]
+    assert warning.startswith("the output couldn't be looked at, and no run begins before it can: s3://bucket: ")
+    assert f"127.0.0.1:{port}" in warning
+    assert plan_lines(made)[-1] == f"  warning {warning}"

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from headrace.errors import BadJob, Fault
 from headrace.program import StorageOptions
 from headrace.stores.local import LocalStore
-from headrace.uris import has_credentials, scheme_of
+from headrace.uris import credentials_hint, has_credentials, scheme_of
 
 if TYPE_CHECKING:
     from headrace.stores.port import OutputStore
 
-__all__ = ["check_plain", "open_store"]
+__all__ = ["QUERY_FOUND", "QUERY_HINT", "check_plain", "has_query", "open_store"]
+
+QUERY_FOUND = "a URL with a query or fragment in it"
+QUERY_HINT = "the URL without them: tokens belong in the environment"
 
 
 def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, staging: str = "") -> "OutputStore":
@@ -32,6 +35,8 @@ def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, s
     """
     check_plain("the output", uri)
     check_plain("the endpoint", storage.endpoint if storage else "")
+    if storage and has_query(storage.endpoint):
+        raise BadJob([Fault("the endpoint", QUERY_FOUND, QUERY_HINT)])
     scheme = scheme_of(uri)
     try:
         match scheme:
@@ -61,6 +66,11 @@ def open_store(uri: str, uid: str = "", storage: StorageOptions | None = None, s
         raise BadJob([Fault("spec.sink.storage", str(error))]) from error
 
 
+def has_query(endpoint: str) -> bool:
+    """Whether more than a place stands in the URL of a store: maybe a token, as in Azure's URLs."""
+    return "?" in endpoint or "#" in endpoint
+
+
 def check_plain(field: str, url: str) -> None:
     """Checks that a URL can be printed.
 
@@ -68,7 +78,4 @@ def check_plain(field: str, url: str) -> None:
         BadJob: it holds a user name or password.
     """
     if has_credentials(url):
-        raise BadJob([Fault(field, "a URL with a user name or password in it", _KEYS)])
-
-
-_KEYS = "the URL without them: keys belong in the environment, a profile or a role"
+        raise BadJob([Fault(field, "a URL with a user name or password in it", credentials_hint(url))])

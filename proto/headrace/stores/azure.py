@@ -3,8 +3,8 @@
     Put Block to PREFIX/NAME ...  ──(commit)──▶  Put Block List, If-None-Match: *, with a token in the blob's metadata
 
 Blocks that no list has named lie under the final name and no reader sees them; the store forgets them after a week.
-Nothing but a blob in their place discards them earlier: that is how the coordinator makes sure that a worker that wakes
-after the job's end publishes nothing (`Blobs.drop_blocks`).
+Nothing but a blob in their place discards them earlier. Only the coordinator makes such blobs, before the output's end,
+so that a worker that wakes after it publishes nothing (`Blobs.drop_blocks`); one that is still there counts as absent.
 
 Not here: what outputs in all object stores share (`headrace.stores.bucket_store`), requests
 (`headrace.stores.azure_client`).
@@ -80,10 +80,8 @@ class Staging(Parts):
         return Parked(self._token, self._number).to_text()
 
     def discard(self) -> None:
-        """Discards all blocks."""
+        """Leaves the blocks to the job's end, else to the store: only a blob that readers see would discard them."""
         self._cancel()
-        if self._number:
-            self._blobs.forget_blocks(self._key)
 
     def _size_of(self, number: int) -> int:
         return self._part_bytes << (number // BLOCKS_GROW)
@@ -123,15 +121,24 @@ class AzureStore(BucketStore):
 
     def staged_names(self) -> Iterator[str]:
         """Of the blocks with this job's uid."""
-        for key in self._blobs.waiting(self._prefix):
+        for key, _ in self._blobs.waiting(self._prefix):
             if self._is_own(key):
                 yield key.rpartition("/")[2]
 
     def drop_staged(self) -> None:
-        """Discards the blocks of every file with this job's uid, and of manifests: who may write here, writes none."""
+        """Discards the blocks of every file with this job's uid, and of manifests: who may write here, writes none.
+
+        Also every blob that was to be deleted after it discarded blocks, whoever made it.
+        """
         manifests = self._key(f"{HIDDEN}/manifest-")
         found = self._blobs.waiting(self._prefix)
-        each(self._blobs.drop_blocks, [key for key in found if self._is_own(key) or key.startswith(manifests)])
+        own = [key for key, token in found if token == DROPPED or self._is_own(key) or key.startswith(manifests)]
+        each(self._blobs.drop_blocks, own)
+
+    def drop_leavings(self) -> None:
+        """Leaves blocks to the store: discarding them would show readers an empty file."""
+        found = self._blobs.waiting(self._prefix)
+        each(self._blobs.drop_blocks, [key for key, token in found if token == DROPPED])
 
     # ------------------------------------------------------------------ inside
 
@@ -145,9 +152,7 @@ class AzureStore(BucketStore):
         except (NoSuchBlocks, FileNotFoundError, FileExistsError) as error:
             # Also when this very request was sent twice, for want of an answer. Looked at only now: blocks that are
             # gone have either become the blob before or never will.
-            found = self._blobs.head(self._key(name))
-            is_dropped = found is not None and found.token == DROPPED
-            if is_dropped or not self._is_completed(name, parked.token, size):
+            if not self._is_completed(name, parked.token, size):
                 raise StagingGone(f"{self.place_of(name)} isn't published and its blocks are gone.") from error
 
     def _is_there(self, name: str, staged: str, size: int) -> bool:

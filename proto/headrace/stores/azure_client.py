@@ -27,7 +27,9 @@ from headrace.stores.rest import Answer, Rest
 from headrace.stores.writing import PATIENCE, each
 
 DROPPED = "dropped"
-"""The token of the empty blob that takes the place of blocks, for as long as it takes to delete it."""
+"""The token of the empty blob that takes the place of blocks until it is deleted; until then it counts as absent."""
+CREATE_TRIES = 3
+"""Of making a blob whose name others take and give free."""
 
 
 class NoSuchBlocks(OSError):
@@ -55,11 +57,8 @@ class Blobs:
 
     def head(self, key: str) -> Head | None:
         """What is known of a blob, None where there is none."""
-        try:
-            found = self._send("HEAD", key).headers
-        except FileNotFoundError:
-            return None
-        return Head(int(found["content-length"]), found["etag"], found.get(_META, ""))
+        found = self._head(key)
+        return None if found is None or found.token == DROPPED else found
 
     def get(self, key: str, begin: int, end: int, version: str) -> bytes:
         """Bytes ``[begin, end)`` of a blob with that ETag."""
@@ -75,11 +74,10 @@ class Blobs:
         headers = {
             "Content-MD5": _md5(body),
             "Content-Type": "application/octet-stream",
-            "If-None-Match": "*",
             "x-ms-blob-type": "BlockBlob",
             _META: token,
         }
-        self._send("PUT", key, headers, body)
+        self._create(key, headers, body)
 
     def put_block(self, key: str, block: str, body: bytes) -> None:
         """Puts a block where no reader sees it; again, it replaces itself."""
@@ -92,7 +90,9 @@ class Blobs:
             NoSuchBlocks: not all of them are there.
             FileExistsError: there is a blob, maybe this.
         """
-        self._send("PUT", key, *_commit(blocks, token), {"comp": "blocklist"})
+        items = "".join(f"<Uncommitted>{block}</Uncommitted>" for block in blocks)
+        body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{items}</BlockList>'.encode()
+        self._create(key, {"Content-Type": "application/xml", _META: token}, body, {"comp": "blocklist"})
 
     def blocks(self, key: str) -> list[tuple[str, int]]:
         """Names and sizes of the blocks that wait under a name."""
@@ -106,31 +106,26 @@ class Blobs:
     def drop_blocks(self, key: str) -> None:
         """Discards the blocks that wait under a name, unless they have become a blob.
 
-        The store has no request for that. A blob of none of them discards them; it is empty and deleted at once.
+        The store has no request for that. A blob of none of them discards them; it is empty and deleted at once, and
+        where that fails, by the next call.
         """
         with contextlib.suppress(FileExistsError):
             self.put_blocks(key, [], DROPPED)
-        found = self.head(key)
+        found = self._head(key)
         if found is not None and found.token == DROPPED:
             with contextlib.suppress(FileNotFoundError, FileExistsError):
                 self._send("DELETE", key, {"If-Match": found.version})
 
-    def forget_blocks(self, key: str) -> None:
-        """As `drop_blocks`, as far as that is possible now."""
-        url = object_url(self._container, key)
-        made = self._rest.attempt("PUT", f"{url}?comp=blocklist", *_commit([], DROPPED))
-        if made is not None and made.status == 201:
-            self._rest.attempt("DELETE", url, {"If-Match": made.headers["etag"]})
-
     def keys(self, prefix: str, *, deep: bool = True) -> Iterator[str]:
         """Names that begin with `prefix`; not `deep`: without those that have a further ``/``."""
-        return self._listed(prefix, {} if deep else {"delimiter": "/"})
+        found = self._listed(prefix, {"include": "metadata"} | ({} if deep else {"delimiter": "/"}))
+        return (key for key, token in found if token != DROPPED)
 
-    def waiting(self, prefix: str) -> list[str]:
-        """Names that begin with `prefix` under which only blocks wait."""
-        found = list(self._listed(prefix, {"include": "uncommittedblobs"}))
-        blobs = set(self._listed(prefix, {}))  # asked for after: what was published meanwhile doesn't wait
-        return [key for key in found if key not in blobs]
+    def waiting(self, prefix: str) -> list[tuple[str, str]]:
+        """Names that begin with `prefix` under which only blocks wait, or a blob that discarded them; its token."""
+        found = list(self._listed(prefix, {"include": "metadata,uncommittedblobs"}))
+        blobs = set(self.keys(prefix))  # asked for after: what was published meanwhile doesn't wait
+        return [item for item in found if item[0] not in blobs]
 
     def delete(self, keys: list[str]) -> None:
         """Deletes blobs, several at once; those that are gone already are fine."""
@@ -138,17 +133,42 @@ class Blobs:
 
     # ------------------------------------------------------------------ inside
 
+    def _head(self, key: str) -> Head | None:
+        """As `head`, also of a blob that discarded blocks."""
+        try:
+            found = self._send("HEAD", key).headers
+        except FileNotFoundError:
+            return None
+        return Head(int(found["content-length"]), found["etag"], found.get(_META, ""))
+
+    def _create(
+        self, key: str, headers: Mapping[str, str], body: bytes, query: Mapping[str, str] | None = None
+    ) -> None:
+        """Makes a blob where there is none, or in the place of one that discarded blocks."""
+        condition = {"If-None-Match": "*"}
+        for tries_left in reversed(range(CREATE_TRIES)):
+            try:
+                self._send("PUT", key, {**headers, **condition}, body, query)
+            except FileExistsError:
+                found = self._head(key)
+                if not tries_left or (found is not None and found.token != DROPPED):
+                    raise
+                condition = {"If-Match": found.version} if found is not None else {"If-None-Match": "*"}
+            else:
+                return
+
     def _delete(self, key: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._send("DELETE", key)
 
-    def _listed(self, prefix: str, more: dict[str, str]) -> Iterator[str]:
+    def _listed(self, prefix: str, more: dict[str, str]) -> Iterator[tuple[str, str]]:
+        """Names and tokens."""
         query = {"restype": "container", "comp": "list", "prefix": prefix, **more}
         while True:
             page = ElementTree.fromstring(self._send("GET", "", query=query).body)
             for item in page.iterfind("Blobs/Blob"):
                 if item.findtext("Properties/ResourceType") != "directory":
-                    yield name_of(item.find("Name"))
+                    yield name_of(item.find("Name")), item.findtext(f"Metadata/{_NAME}") or ""
             query["marker"] = page.findtext("NextMarker") or ""
             if not query["marker"]:
                 return
@@ -173,13 +193,6 @@ class Blobs:
 
 _NAME = TOKEN.replace("-", "_")
 _META = f"x-ms-meta-{_NAME}"
-
-
-def _commit(blocks: Sequence[str], token: str) -> tuple[dict[str, str], bytes]:
-    """Headers and body of Put Block List."""
-    items = "".join(f"<Uncommitted>{block}</Uncommitted>" for block in blocks)
-    body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{items}</BlockList>'.encode()
-    return {"Content-Type": "application/xml", "If-None-Match": "*", _META: token}, body
 
 
 def _md5(body: bytes) -> str:

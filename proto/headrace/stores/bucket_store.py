@@ -122,6 +122,10 @@ class BucketStore(ABC):
     def drop_staged(self) -> None:
         """As the port."""
 
+    def drop_leavings(self) -> None:
+        """As `drop_staged`."""
+        self.drop_staged()
+
     # ------------------------------------------------------------------ staged files
 
     @property

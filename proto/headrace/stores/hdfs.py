@@ -131,6 +131,10 @@ class HdfsStore:
         hidden = self._client.files(self._hidden, ".", deep=False)
         each(self._client.delete, [path for path, _ in hidden if MARK in path and "/.claim" not in path])
 
+    def drop_leavings(self) -> None:
+        """As `drop_staged`."""
+        self.drop_staged()
+
     # ------------------------------------------------------------------ objects
 
     def create(self, name: str, body: bytes) -> bool:

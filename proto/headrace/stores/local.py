@@ -119,6 +119,10 @@ class LocalStore:
         if self._taken.exists():
             shutil.rmtree(self._taken)
 
+    def drop_leavings(self) -> None:
+        """As `drop_staged`."""
+        self.drop_staged()
+
     # ------------------------------------------------------------------ objects
 
     def create(self, name: str, body: bytes) -> bool:

@@ -47,7 +47,10 @@ class Growing(Protocol):
         """Makes all bytes durable, where no reader looks. Gives what the store needs to find them again."""
 
     def discard(self) -> None:
-        """Removes what was staged, whatever state it is in. Never fails: the job's end sweeps what it leaves."""
+        """Removes what was staged, whatever state it is in, where readers notice nothing of that.
+
+        Never fails: the job's end sweeps what it leaves.
+        """
 
 
 class WorkerStore(Protocol):
@@ -139,3 +142,9 @@ class OutputStore(WorkerStore, Protocol):
 
     def drop_staged(self) -> None:
         """Removes all that is staged for this job; what has an open upload is never published afterwards."""
+
+    def drop_leavings(self) -> None:
+        """As `drop_staged` in an output that is complete, of whose staged files nothing can be published any more.
+
+        Readers of the output notice nothing.
+        """

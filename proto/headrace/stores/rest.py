@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from headrace.connections import Connections
+from headrace.connections import Connections, Unaskable, ask
 from headrace.httpfile import Pacing, seconds_asked
 from headrace.retries import RetryBudget
 from headrace.stores.port import StoreUnavailable
@@ -65,6 +65,7 @@ class Rest:
         Raises:
             StoreUnavailable: after all tries.
             PermissionError: there are no credentials.
+            OSError: HTTP can't carry it.
         """
         pacing, began, failures = self._pacing, self._pacing.now(), 0
         while True:
@@ -79,6 +80,8 @@ class Rest:
                 asked_s = seconds_asked(answer.headers.get("retry-after", ""))
             except PermissionError:
                 raise
+            except Unaskable as error:
+                raise OSError(f"{place}: {error}") from None
             except (OSError, http.client.HTTPException) as error:
                 text, cause = str(error) or type(error).__name__, error
             failures += 1
@@ -93,7 +96,7 @@ class Rest:
         """One request that is made once; None where no answer came."""
         try:
             return self._once(method, url, headers or {}, body)
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, Unaskable):
             return None
 
     def _once(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -103,11 +106,12 @@ class Rest:
         connections = self._connections
         connection = connections.get(parts.scheme, parts.netloc, self._pacing.patience.timeout_s)
         try:
-            connection.request(
+            ask(
+                connection,
                 method,
                 parts.path + (f"?{parts.query}" if parts.query else ""),
-                body=body if body or method in ("PUT", "POST") else None,
-                headers={**signed, "Accept-Encoding": signed.get("Accept-Encoding", "identity")},
+                {**signed, "Accept-Encoding": signed.get("Accept-Encoding", "identity")},
+                body if body or method in ("PUT", "POST") else None,
             )
             response = connection.getresponse()
             data = response.read()
