@@ -36,13 +36,18 @@ _END_S = 2.0
 
 
 async def find_probes(
-    job: InferenceJob, folder: Path, *, skip: Collection[int] = (), doubtful: Collection[int] = ()
+    job: InferenceJob,
+    folder: Path,
+    *,
+    skip: Collection[int] = (),
+    doubtful: Collection[int] = (),
+    environ: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Probe], list[Fault]]:
     """The probes by name of the stages that can be loaded, and the faults of the others.
 
     Relative paths and user code are looked for in `folder`; a fault has the traceback of the user's frames. Stages at
     the indexes `skip` aren't asked. Of those at `doubtful`, whose fields may be wrong, it isn't a fault that the user's
-    code raises (faults of that kind don't say what would be right).
+    code raises (faults of that kind don't say what would be right). Probes have `environ` beside this process's own.
     """
     job = job.absolute(folder)
     cores = asyncio.Semaphore(max(1, len(os.sched_getaffinity(0))))
@@ -57,7 +62,7 @@ async def find_probes(
             faults[index] = program
             return
         async with cores:
-            answer = await _run(program, _environment(job, program))
+            answer = await _run(program, {**_environment(job, program), **(environ or {})})
         if isinstance(answer, Probe):
             probes[stage.name] = answer
         elif answer.expected or index not in doubtful:

@@ -25,8 +25,8 @@ import structlog
 from headrace import collector
 from headrace.channel import read_token
 from headrace.errors import ConfigError, HeadraceError
+from headrace.leftovers import SIDECAR_MARK, Leftovers
 from headrace.log_stream import LossyStderr
-from headrace.orphans import Orphans
 from headrace.program import program_from_json
 from headrace.words import ExitCode
 from sidecar.config import PREFAULT_BYTES, SOFT_ARENA_BYTES, Config, read_config
@@ -104,17 +104,18 @@ async def _work(config: Config, client: "CoordinatorClient", registration: "Regi
     soft = program.arena_bytes or SOFT_ARENA_BYTES
     size = program.arena_bytes or max(SOFT_ARENA_BYTES, config.memory_bytes // 4)
     arena = Arena.create(size, prefault=min(soft, PREFAULT_BYTES))
-    orphans = Orphans()  # of a host that is killed; its end ends this process too
+    leftovers = Leftovers(SIDECAR_MARK, secrets.token_hex(16))
+    leftovers.adopt()  # what a host leaves that is killed; its end ends this process too
     # Its own each time: the hosts of a killed sidecar may still be about to leave theirs.
     folder = Path(tempfile.mkdtemp(prefix="headrace-", dir=config.socket_folder))
-    env = {"HEADRACE_JOB": program.job_name, "HEADRACE_WORKER": config.worker}
+    env = {"HEADRACE_JOB": program.job_name, "HEADRACE_WORKER": config.worker, **leftovers.environment}
     try:
         driver = Driver(client, registration, program, terms, arena, soft, config.cores)
         collector.resume()
         stop.on_asked = driver.drain
         return await driver.run(folder, env)
     finally:
-        orphans.end()
+        leftovers.end()
         shutil.rmtree(folder, ignore_errors=True)
 
 

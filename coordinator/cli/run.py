@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 from coordinator.cli.children import Child, Children
 from coordinator.cli.interrupted import Interrupted
-from coordinator.cli.leftovers import MARK, end_leftovers
 from coordinator.cli.progress import Progress
 from coordinator.cli.show import warn
 from coordinator.cli.state import JobFolder, job_folder
@@ -31,7 +30,7 @@ from coordinator.cli.words import complete_text
 from coordinator.http import loopback_socket
 from headrace import collector
 from headrace.errors import BadJob, Fault, HeadraceError
-from headrace.orphans import Orphans
+from headrace.leftovers import RUN_MARK, Leftovers
 from headrace.rejects import JOB_SUFFIX
 from headrace.words import TERMINAL_PHASES, ExitCode
 
@@ -94,14 +93,14 @@ def run_job(options: RunOptions, environ: Mapping[str, str]) -> int:
         raise mistakes(loaded, folder, options.limit_rows)
     is_new = not folder.path.exists()
     folder.create()
-    folder.lock()  # held until this process ends
+    leftovers = Leftovers(RUN_MARK, folder.lock())  # held until this process ends
     folder.sweep()
-    end_leftovers(folder.path)
+    leftovers.end()  # of a killed run
     http = None if options.http_port is None else loopback_socket(options.http_port)
     if http is not None:
         warn(f"metrics: http://127.0.0.1:{http.getsockname()[1]}/metrics, beside /livez, /readyz")
     try:
-        return asyncio.run(_Run(options, loaded, folder, begun, environ, http).run())
+        return asyncio.run(_Run(options, loaded, folder, begun, environ, leftovers, http).run())
     except BadJob:
         if is_new:  # a job that never was leaves nothing
             folder.remove()
@@ -116,6 +115,7 @@ class _Run:
         folder: JobFolder,
         begun: float,
         environ: Mapping[str, str],
+        leftovers: Leftovers,
         http: socket.socket | None,
     ) -> None:
         self._http = http  # listens here, so that it outlives a coordinator and its port stays the same
@@ -124,8 +124,9 @@ class _Run:
         self._folder = folder
         self._begun = begun
         self._progress = Progress(quiet=options.output != "table")
-        self._children = Children(folder.logs, options.verbose, {**environ, MARK: str(folder.path)})
-        self._orphans = Orphans()  # of a worker that was killed with its hosts
+        self._children = Children(folder.logs, options.verbose, {**environ, **leftovers.environment})
+        self._leftovers = leftovers
+        leftovers.adopt()  # what a worker leaves that is killed with its hosts
         self._workers: list[Child] = []
         self._coordinator: Child | None = None
         self._is_submitted = False
@@ -210,7 +211,12 @@ class _Run:
 
         job, folder, options = self._loaded.job, self._loaded.folder, self._options
         request, probes, faults = await prepare(
-            job, folder, self._overridden(), limit_rows=options.limit_rows, again=options.again
+            job,
+            folder,
+            self._overridden(),
+            limit_rows=options.limit_rows,
+            again=options.again,
+            environ=self._leftovers.environment,
         )
         if faults:
             raise await self._mistakes(probes, faults)
@@ -331,7 +337,7 @@ class _Run:
             asyncio.get_running_loop().call_later(ORPHANS_GRACE_S, self._kill_orphans)
             return
         started = (*self._workers, self._coordinator)
-        self._orphans.kill(but=[child.process.pid for child in started if child is not None])
+        self._leftovers.kill_orphans(but=[child.process.pid for child in started if child is not None])
 
     async def _drain(self) -> None:
         self._progress.note("Draining: finishing what has been read. A second Ctrl-C stops at once.")
@@ -349,8 +355,7 @@ class _Run:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._orphans.end()
-        end_leftovers(self._folder.path)
+        self._leftovers.end()
 
     def _on_signal(self, number: int) -> None:
         self._interrupts += 1

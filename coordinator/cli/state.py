@@ -1,7 +1,7 @@
 """Where `headrace run` keeps its ledgers and sockets: one private folder per job name.
 
 STATE/jobs/NAME/            mode 0700
-    run.lock                held by the `headrace run` that works on the job
+    run.lock                held by the `headrace run` that works on the job; in it, what no other such file has
     coordinator.sock        present while one does
     ledger*                 the coordinator's
     sockets/                of the predictor hosts, swept by the next run
@@ -10,6 +10,7 @@ STATE/jobs/NAME/            mode 0700
 
 import fcntl
 import os
+import secrets
 import shutil
 import struct
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from coordinator.config import LEDGER
 from headrace.errors import ConfigError, HeadraceError
+
+NONCE_BYTES = 16
 
 
 class AlreadyRunning(HeadraceError):
@@ -102,8 +105,8 @@ class JobFolder:
             f"`headrace status {self.path.name}` shows how far it is."
         )
 
-    def lock(self) -> int:
-        """Takes the job for this process's life; returns the lock's file descriptor.
+    def lock(self) -> str:
+        """Takes the job for this process's life; returns what all runs under this very lock have in common, no others.
 
         Raises:
             AlreadyRunning: another process has it.
@@ -114,13 +117,30 @@ class JobFolder:
         except OSError as error:
             raise ConfigError(f"The state folder {self.path} can't be used: {error.strerror}; use --state.") from error
         try:
-            # A record lock, since the kernel itself can say who holds it: a number in the file may be late or old.
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _held(descriptor)
         except (BlockingIOError, PermissionError) as error:
             holder = _lock_holder(descriptor)
             os.close(descriptor)
             raise AlreadyRunning(self._running_text(holder)) from error
-        return descriptor
+        except OSError as error:
+            os.close(descriptor)
+            raise ConfigError(f"The state folder {self.path} can't be used: {error.strerror}; use --state.") from error
+
+
+def _held(descriptor: int) -> str:
+    """Locks the file; returns its place and its nonce: a copy has another place, and a later file there another nonce.
+
+    Raises:
+        OSError: another process has it, or a file without a nonce can't be written.
+    """
+    # A record lock, since the kernel itself can say who holds it: a number in the file may be late or old.
+    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    found = os.fstat(descriptor)
+    nonce = os.pread(descriptor, NONCE_BYTES, 0)
+    if len(nonce) < NONCE_BYTES:
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        os.pwrite(descriptor, nonce, 0)
+    return f"{found.st_dev:x}:{found.st_ino:x}:{nonce.hex()}"
 
 
 def _lock_holder(descriptor: int) -> str:

@@ -131,7 +131,8 @@ class Found:
     command: str
 
 
-def _parent(pid: int) -> int:
+def parent_of(pid: int) -> int:
+    """The pid of its parent."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
@@ -178,9 +179,10 @@ class Faults(Site):
             **spec,
         )
 
-    def start_marked(self, job: Path, *arguments: str) -> "subprocess.Popen[str]":
-        """Starts ``headrace run``; all processes of it can be found by `processes`."""
-        return self.start(job, *arguments, **{MARK: self.mark, "TMPDIR": str(self.temporary)})
+    def start_marked(self, job: Path, *arguments: str, before: str = "", **environ: str) -> "subprocess.Popen[str]":
+        """Starts ``headrace run``, by a shell where there is something `before`; `processes` finds all of it."""
+        environ = {MARK: self.mark, "TMPDIR": str(self.temporary), **environ}
+        return self.start(job, *arguments, before=before, **environ)
 
     def let_go(self) -> None:
         """No batch is held any more."""
@@ -218,10 +220,15 @@ class Faults(Site):
                 continue  # it has ended
         return found
 
+    def variable(self, pid: int, name: str) -> str | None:
+        """The value of an environment variable that a process was started with."""
+        words = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        return next((word.partition("=")[2] for word in words if word.partition("=")[0] == name), None)
+
     def the_process(self, word: str) -> int:
         """The pid of the one process whose command line contains `word`; its forks say the same of themselves."""
         pids = {found.pid for found in self.processes(word)}
-        (eldest,) = [pid for pid in pids if _parent(pid) not in pids]
+        (eldest,) = [pid for pid in pids if parent_of(pid) not in pids]
         return eldest
 
     def wait_no_process(self, timeout_s: float) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.faults_fixture import HELD_FROM, ROWS, Faults, wait_for
+from headrace.leftovers import RUN_MARK
+from tests.integration.faults_fixture import HELD_FROM, ROWS, Faults, parent_of, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -187,20 +188,65 @@ def test_what_the_stages_of_a_killed_host_started_ends_too(site: Faults, victims
     assert site.processes() == []
 
 
-def test_the_next_run_ends_what_no_process_of_a_killed_one_was_left_to_end(site: Faults) -> None:
+@pytest.mark.parametrize("where", ["probe", "worker"])
+def test_the_next_run_ends_what_no_process_of_a_killed_one_was_left_to_end(site: Faults, where: str) -> None:
     site.ids("ids-0.parquet", 0, 1000)
-    job = site.stage_job("Leaves", {"folder": str(site.folder), "where": "worker"})
+    job = site.stage_job("Leaves", {"folder": str(site.folder), "where": where})
     run = site.start_marked(job)
     wait_for("the model is being loaded", (site.folder / "loading").exists)
-    for found in site.processes():
-        if "sleep 7777" not in found.command:
-            os.kill(found.pid, signal.SIGKILL)
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # none sees another's end
+        for found in site.processes():
+            if "sleep 7777" not in found.command:
+                os.kill(found.pid, number)
     run.communicate()
     left = {found.pid for found in site.processes("sleep 7777")}
     assert left, "nobody was left to end them"
     site.let_go()
     site.finish_complete(site.start_marked(job))
     assert site.processes() == []
+
+
+def test_a_daemon_that_is_not_the_run_s_outlives_it(site: Faults) -> None:
+    for name in ("begin", "end"):
+        os.mkfifo(site.folder / name)
+    daemon = f"( read line < {site.folder}/begin; cat {site.folder}/end & ) > /dev/null 2>&1 & exec "
+    run = site.start_marked(site.gate_job(), before=daemon)
+    site.wait_held()
+    (site.folder / "begin").write_text("\n")
+    (cat,) = wait_for("it runs", lambda: [x.pid for x in site.processes() if x.command.startswith("cat ")])
+    wait_for("the run has adopted it", lambda: parent_of(cat) == run.pid)
+    os.kill(site.the_process("-m sidecar"), signal.SIGKILL)
+    site.let_go()
+    site.finish_complete(run)
+    assert {found.pid for found in site.processes()} == {cat}
+
+
+def test_a_run_touches_nothing_of_a_run_with_the_same_folder_and_another_lock(site: Faults) -> None:
+    first = site.start_marked(site.gate_job())
+    site.wait_held()
+    before = {found.pid for found in site.processes()}
+    site.state.rename(site.folder / "elsewhere")
+    site.parquet("x.parquet", {"x": [1, 2]})
+    site.run_complete(site.job(source={"format": "parquet", "uri": "x.parquet"}, sink={"uri": "out-2"}))
+    assert {found.pid for found in site.processes()} == before
+    first.kill()
+    site.wait_no_process(5.0)
+    first.communicate()
+
+
+def test_all_that_a_run_starts_has_its_own_mark_also_below_another_run(site: Faults) -> None:
+    site.ids("ids-0.parquet", 0, 1000)
+    job = site.stage_job("Leaves", {"folder": str(site.folder), "where": "probe"})
+    run = site.start_marked(job, **{RUN_MARK: "outer"})
+    wait_for("the model is being loaded", (site.folder / "loading").exists)
+    wait_for("the worker has been started", lambda: site.processes("-m sidecar"))
+    marks = {found.pid: site.variable(found.pid, RUN_MARK) for found in site.processes()}
+    assert marks.pop(run.pid) == "outer"
+    assert len(marks) >= 6  # the coordinator, the worker, the probe in two, what it has left
+    assert len(set(marks.values())) == 1
+    assert "outer" not in marks.values()
+    site.let_go()
+    site.finish_complete(run)
 
 
 # ---------------------------------------------------------------------- signals
