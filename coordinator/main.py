@@ -77,7 +77,7 @@ async def _run(config: Config) -> int:
         ready = await _serve(config, driver, desk, stack)
         # Before anything is planned, nothing needs pyarrow: the process answers first.
         threading.Thread(target=warm_up, name="warm up", daemon=True).start()
-        collector.resume()
+        collector.resume(collector.PROMPT_MAX)
         print(f"ready {ready}", flush=True)
         stop = asyncio.create_task(stopping.wait(), name="stop")
         driver.broken.add_done_callback(lambda _: stopping.set())
