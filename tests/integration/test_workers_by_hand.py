@@ -20,7 +20,7 @@ RELEASED_S = 1.0
 FIRST_LEASE_S = 2.0
 DRAINED_S = 15.0
 SLOW_LEASE_MAX = 20
-"""Batches of a lease where each takes half a second (`hold.SHARD_S`): an idle worker does the last one again as a whole."""
+"""Batches of a lease where each takes half a second (`hold.SHARD_S`): an idle worker does the last one again."""
 AHEAD_MAX = 8
 """Batches of a slow worker that it has begun: an idle one does them too rather than wait for it."""
 
