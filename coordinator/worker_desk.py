@@ -188,7 +188,6 @@ class WorkerDesk:
         answer.directive = self._directive(run)
         if run.finishing is not None:
             answer.wait_s = pace.idle_s(self._driver.fleet)
-        answer.wait_s = pace.spread_s(answer.wait_s, seat.name, report.sequence)
         run.note_change()
         return answer
 

@@ -95,7 +95,8 @@ def run_job(options: RunOptions, environ: Mapping[str, str]) -> int:
     folder.create()
     leftovers = Leftovers(RUN_MARK, folder.lock())  # held until this process ends
     folder.sweep()
-    leftovers.end()  # of a killed run
+    if not is_new:
+        leftovers.end()  # of a killed run
     http = None if options.http_port is None else loopback_socket(options.http_port)
     if http is not None:
         warn(f"metrics: http://127.0.0.1:{http.getsockname()[1]}/metrics, beside /livez, /readyz")

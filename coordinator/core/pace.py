@@ -7,7 +7,6 @@ Not here: who waits for how long (`coordinator.worker_desk`), what the worker ma
 """
 
 from typing import Final
-from zlib import crc32
 
 HEARTBEAT_S: Final = 1.0
 EXCHANGES_MAX: Final = 300.0
@@ -16,10 +15,6 @@ IDLE_S: Final = 0.1
 """When a worker without work asks again: another's split or the end may be near."""
 LEASE_BEATS: Final = 3.0
 """Heartbeats that a lease outlives: one may be lost and the next late."""
-
-SPREAD: Final = 0.15
-"""Of the time between two calls: workers that once came together (after a pause of ours, or all new) don't for long."""
-_GOLDEN: Final = 0.6180339887  # its multiples are spread evenly
 
 
 def heartbeat_s(workers: int) -> float:
@@ -35,9 +30,3 @@ def idle_s(workers: int) -> float:
 def lease_ttl_s(workers: int, least_s: float) -> float:
     """How long a lease lasts without a call, `least_s` at least."""
     return max(least_s, LEASE_BEATS * heartbeat_s(workers))
-
-
-def spread_s(wait_s: float, worker: str, call: int) -> float:
-    """`wait_s` or up to SPREAD of it less, another part for each worker and each of its calls."""
-    part = (crc32(worker.encode()) / 2**32 + _GOLDEN * call) % 1.0
-    return wait_s * (1.0 - SPREAD * part)

@@ -15,13 +15,3 @@ def test_a_fleet_of_any_size_keeps_one_core_free_and_its_leases(workers: int) ->
 
 def test_a_small_fleet_has_short_times() -> None:
     assert (pace.heartbeat_s(10), pace.idle_s(10), pace.lease_ttl_s(10, 8.0)) == (1.0, 0.1, 8.0)
-
-
-def test_workers_that_came_together_come_apart() -> None:
-    due = [0.0] * 1000
-    for call in range(4):
-        due = [at + pace.spread_s(10.0, f"worker-{i}", call) for i, at in enumerate(due)]
-    assert min(due) >= 40.0 * (1 - pace.SPREAD)
-    assert max(due) <= 40.0
-    most = max(sum(at <= other < at + 0.1 for other in due) for at in due)
-    assert most < 100, "of a thousand that called at one moment"
